@@ -1,0 +1,18 @@
+//! Generates the wire types from `proto/`: no protoc is needed.
+
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    println!("cargo::rerun-if-changed={}", root.display());
+    if std::env::var_os("CARGO_FEATURE_MESH").is_none() {
+        return Ok(());
+    }
+    let files =
+        ["nsm/networkservice.proto", "nsm/registry.proto", "nsm/identity.proto", "spiffe/workload.proto"];
+    let files = files.map(|file| root.join(file));
+    let descriptors = protox::compile(files, [root.join("nsm"), root.join("spiffe")])?;
+    // Ordered maps make encodings, tests and log lines repeatable.
+    tonic_prost_build::configure().btree_map(".").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! The vocabulary: wire types as generated from `proto/`, and the rules over them that need no
+//! clock, no network and no kernel.
+
+pub mod names;
+
+#[cfg(feature = "mesh")]
+pub mod context;
+#[cfg(feature = "mesh")]
+pub mod matching;
+#[cfg(feature = "mesh")]
+pub mod mechanism;
+#[cfg(feature = "mesh")]
+pub mod nsurl;
+#[cfg(feature = "mesh")]
+pub mod path;
+#[cfg(feature = "mesh")]
+pub mod query;
+#[cfg(feature = "mesh")]
+pub mod registry_path;
+#[cfg(feature = "mesh")]
+pub mod selector;
+
+#[cfg(feature = "mesh")]
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+mod generated {
+    pub mod connectioncontext {
+        tonic::include_proto!("connectioncontext");
+    }
+    pub mod connection {
+        tonic::include_proto!("connection");
+    }
+    pub mod networkservice {
+        tonic::include_proto!("networkservice");
+    }
+    pub mod registry {
+        tonic::include_proto!("registry");
+    }
+    pub mod nsm {
+        pub mod identity {
+            tonic::include_proto!("nsm.identity");
+        }
+    }
+    /// The SPIFFE Workload API has no package.
+    pub mod workload {
+        tonic::include_proto!("_");
+    }
+}
+
+#[cfg(feature = "mesh")]
+pub use generated::{connection, connectioncontext, networkservice, nsm::identity, registry, workload};
+
+#[cfg(feature = "mesh")]
+pub use connection::{Connection, Mechanism, Path, PathSegment};

@@ -1,0 +1,37 @@
+//! Names and numbers that several processes must agree on.
+
+/// Path of the network service API's socket on every node, where clients and endpoints expect it.
+pub const NSMGR_SOCKET: &str = "/var/lib/networkservicemesh/nsm.io.sock";
+
+/// Folder of [`NSMGR_SOCKET`]; a host path on Kubernetes.
+pub const MESH_DIR: &str = "/var/lib/networkservicemesh";
+
+/// Folder of the SPIFFE Workload API socket that the identity agent serves; a host path.
+pub const IDENTITY_DIR: &str = "/run/nsm/identity";
+
+/// The SPIFFE Workload API socket of the identity agent.
+pub const IDENTITY_SOCKET: &str = "/run/nsm/identity/agent.sock";
+
+/// TCP port of the registry (upstream's).
+pub const REGISTRY_PORT: u16 = 5002;
+
+/// TCP port of an nsmgr (upstream's).
+pub const NSMGR_PORT: u16 = 5001;
+
+/// TCP port of the identity authority.
+pub const AUTHORITY_PORT: u16 = 5010;
+
+/// Audience of the service account tokens by which agents prove themselves to the authority.
+pub const AUTHORITY_AUDIENCE: &str = "nsm-identity";
+
+/// Key of the CA certificates (PEM) in the trust bundle's ConfigMap.
+pub const BUNDLE_KEY: &str = "bundle.pem";
+
+/// Network service that forwarders offer (upstream's default).
+pub const FORWARDER_SERVICE: &str = "forwarder";
+
+/// `IFLA_GROUP` of every link the forwarder makes: "nsm" in ASCII. The mark of ownership.
+pub const LINK_GROUP: u32 = 0x006e_736d;
+
+/// Start of the alias of every finished link; the connection id follows.
+pub const LINK_ALIAS_PREFIX: &str = "nsm:";

@@ -1,0 +1,265 @@
+//! Settings of every process: read from the environment here, rendered into workloads by the
+//! operator with the same names. Names and defaults are upstream's where upstream has them
+//! (protocol §8); durations are written as in Go (`200ms`, `1m30s`).
+//!
+//! Reading never stops at the first mistake: [`Errors`] lists all, each with the variable, the
+//! value and what is allowed.
+
+mod components;
+mod url;
+pub mod vars;
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+
+pub use self::{
+    components::{
+        Common, Forwarder, IdentityAgent, IdentityAuthority, IdentityStandalone, Nsc, Nse, Nsmgr, ObjectRef,
+        Registry,
+    },
+    url::{NsmUrl, Target, UrlError},
+};
+
+/// Where settings come from: the process's environment, or a map in tests.
+pub trait Vars {
+    /// The value of a variable; set but empty is `Some("")`.
+    fn get(&self, name: &str) -> Option<String>;
+}
+
+/// The environment of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessEnvironment;
+
+impl Vars for ProcessEnvironment {
+    fn get(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+}
+
+impl Vars for BTreeMap<String, String> {
+    fn get(&self, name: &str) -> Option<String> {
+        BTreeMap::get(self, name).cloned()
+    }
+}
+
+/// One bad variable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}={value:?} is not allowed: {allowed}")]
+pub struct SettingError {
+    /// Name of the variable.
+    pub name: String,
+    /// What it was set to; empty when it is missing.
+    pub value: String,
+    /// What would have been right.
+    pub allowed: String,
+}
+
+/// All bad variables of one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errors(pub Vec<SettingError>);
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of the settings cannot be used", self.0.len())?;
+        self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
+    }
+}
+
+impl std::error::Error for Errors {}
+
+/// Reads variables and collects what is wrong with them.
+pub(crate) struct Reader<'a> {
+    vars: &'a dyn Vars,
+    errors: Vec<SettingError>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(vars: &'a dyn Vars) -> Self {
+        Self { vars, errors: Vec::new() }
+    }
+
+    /// The settings, or everything that was wrong.
+    pub(crate) fn finish<T>(self, settings: T) -> Result<T, Errors> {
+        if self.errors.is_empty() { Ok(settings) } else { Err(Errors(self.errors)) }
+    }
+
+    fn refuse(&mut self, name: &str, value: &str, allowed: impl Into<String>) {
+        self.errors.push(SettingError { name: name.into(), value: value.into(), allowed: allowed.into() });
+    }
+
+    pub(crate) fn text(&mut self, name: &str, default: &str) -> String {
+        self.vars.get(name).unwrap_or_else(|| default.to_owned())
+    }
+
+    /// A value that reads by `parse`; the default stands in when the variable is absent or bad.
+    fn read<T>(&mut self, name: &str, default: T, allowed: &str, parse: impl Fn(&str) -> Option<T>) -> T {
+        let Some(value) = self.vars.get(name) else { return default };
+        parse(value.trim()).unwrap_or_else(|| {
+            self.refuse(name, &value, allowed);
+            default
+        })
+    }
+
+    pub(crate) fn duration(&mut self, name: &str, default: Duration) -> Duration {
+        self.read(name, default, "a positive duration such as 200ms, 15s or 10m", |text| {
+            humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero())
+        })
+    }
+
+    pub(crate) fn flag(&mut self, name: &str, default: bool) -> bool {
+        self.read(name, default, "true or false", |text| match text {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+            _ => None,
+        })
+    }
+
+    /// A parsed value that may be absent; empty counts as absent.
+    pub(crate) fn optional<T: FromStr>(&mut self, name: &str, allowed: &str) -> Option<T> {
+        self.read(
+            name,
+            None,
+            allowed,
+            |text| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) },
+        )
+    }
+
+    pub(crate) fn port(&mut self, name: &str, default: u16) -> u16 {
+        self.read(name, default, "a UDP port from 1 to 65535; 0 means the default", |text| {
+            text.parse().ok().map(|port| if port == 0 { default } else { port })
+        })
+    }
+
+    pub(crate) fn ip(&mut self, name: &str) -> Option<IpAddr> {
+        self.optional(name, "an IP address of this node")
+    }
+
+    /// Comma-separated values.
+    pub(crate) fn list<T: FromStr<Err: fmt::Display>>(&mut self, name: &str, default: &str) -> Vec<T> {
+        let text = self.text(name, default);
+        let mut items = Vec::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            match item.parse() {
+                Ok(item) => items.push(item),
+                Err(error) => self.refuse(name, item, format!("{error}")),
+            }
+        }
+        items
+    }
+
+    /// `key:value,key2:value2`.
+    pub(crate) fn map(&mut self, name: &str, default: &str) -> BTreeMap<String, String> {
+        let text = self.text(name, default);
+        let mut map = BTreeMap::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            match item.split_once([':', '=']) {
+                Some((key, value)) if !key.is_empty() => {
+                    map.insert(key.trim().to_owned(), value.trim().to_owned());
+                }
+                _ => self.refuse(name, item, "a list such as key:value,key2:value2"),
+            }
+        }
+        map
+    }
+
+    pub(crate) fn target(&mut self, name: &str, default: &str) -> Target {
+        let text = self.text(name, default);
+        text.parse().unwrap_or_else(|error: UrlError| {
+            self.refuse(name, &text, error.to_string());
+            Target::Unix(PathBuf::new())
+        })
+    }
+
+    /// `namespace/name` of an object on the API server.
+    pub(crate) fn object(&mut self, name: &str, default: &str) -> ObjectRef {
+        let text = self.text(name, default);
+        match text.split_once('/') {
+            Some((namespace, object)) if !namespace.is_empty() && !object.is_empty() => {
+                ObjectRef { namespace: namespace.into(), name: object.into() }
+            }
+            _ => {
+                self.refuse(name, &text, "namespace/name of an object");
+                ObjectRef { namespace: String::new(), name: String::new() }
+            }
+        }
+    }
+
+    /// A name that must not be empty.
+    pub(crate) fn name(&mut self, name: &str, default: &str) -> String {
+        let text = self.text(name, default);
+        if text.trim().is_empty() {
+            self.refuse(name, &text, "a name of at least one character");
+        }
+        text
+    }
+
+    pub(crate) fn prefixes(&mut self, name: &str, default: &str) -> Vec<Vec<IpNet>> {
+        let text = self.text(name, default);
+        parse_groups(&text).unwrap_or_else(|bad| {
+            self.refuse(name, &bad, "IP prefixes such as 172.16.0.0/24, or [172.16.0.0/24,fd00::/64]");
+            Vec::new()
+        })
+    }
+}
+
+/// Prefixes in groups: `[a,b],c` is one group of two and one of one (protocol §6.8).
+fn parse_groups(text: &str) -> Result<Vec<Vec<IpNet>>, String> {
+    let mut groups = Vec::new();
+    let mut rest = text.trim();
+    while !rest.is_empty() {
+        let (group, after) = if let Some(inner) = rest.strip_prefix('[') {
+            inner.split_once(']').ok_or_else(|| rest.to_owned())?
+        } else {
+            rest.split_once(',').map_or((rest, ""), |(group, _)| (group, &rest[group.len()..]))
+        };
+        let prefixes = group.split(',').map(str::trim).filter(|prefix| !prefix.is_empty());
+        let prefixes: Result<Vec<IpNet>, _> =
+            prefixes.map(|prefix| prefix.parse().map_err(|_| prefix.to_owned())).collect();
+        groups.push(prefixes?);
+        rest = after.trim().trim_start_matches(',').trim();
+    }
+    groups.retain(|group: &Vec<IpNet>| !group.is_empty());
+    Ok(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vars(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn every_bad_setting_is_named_with_its_value_and_what_is_allowed() {
+        let vars = vars(&[
+            (vars::SPIFFE_ENDPOINT_SOCKET, "unix:///run/agent.sock"),
+            (vars::NSM_DIAL_TIMEOUT, "soon"),
+            (vars::NSM_CONNECT_TO, "ftp://x"),
+            (vars::NSM_NETWORK_SERVICES, "kernel://finance/an-interface-name-that-is-too-long"),
+        ]);
+        let errors = Nsc::read(&vars).unwrap_err().to_string();
+        for part in
+            ["NSM_DIAL_TIMEOUT=\"soon\"", "200ms", "NSM_CONNECT_TO=\"ftp://x\"", "NSM_NETWORK_SERVICES"]
+        {
+            assert!(errors.contains(part), "{part} in {errors}");
+        }
+    }
+
+    #[test]
+    fn groups_of_prefixes_keep_their_brackets() {
+        let groups = parse_groups("[10.0.0.0/24,fd00::/64], 172.16.0.0/16").unwrap();
+        assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(parse_groups("10.0.0.0/24,10.1.0.0/24").unwrap().len(), 2);
+        assert!(parse_groups("[10.0.0.0/24").is_err());
+        assert!(parse_groups("10.0.0.0/33").is_err());
+        assert!(parse_groups("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_missing_workload_api_socket_is_an_error_of_its_own() {
+        let errors = Nsmgr::read(&vars(&[])).unwrap_err();
+        assert_eq!(errors.0[0].name, vars::SPIFFE_ENDPOINT_SOCKET);
+    }
+}

@@ -1,0 +1,135 @@
+//! The two kinds of URLs in settings: where a peer is, and which network service a client wants.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+
+/// A URL that cannot be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// Neither a unix socket nor a TCP address.
+    #[error("use unix:///path, tcp://host:port or host:port")]
+    NoTarget,
+    /// No network service in an NSM URL.
+    #[error("use kernel://service, with /interface and ?label=value as needed")]
+    NoService,
+    /// A mechanism that no client here has.
+    #[error("the mechanism {0:?} is not available; use kernel://")]
+    Mechanism(String),
+    /// An interface name the kernel would refuse.
+    #[error("the interface name {0:?} needs 1 to 15 bytes without blanks, '/' or ':'")]
+    Interface(String),
+}
+
+/// Where a peer is (protocol §1.8).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// A unix socket by path.
+    Unix(PathBuf),
+    /// `host:port`; the host may be a name.
+    Tcp(String),
+}
+
+impl FromStr for Target {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(UrlError::NoTarget) };
+        }
+        let address = text.strip_prefix("tcp://").unwrap_or(text);
+        match address.rsplit_once(':') {
+            Some((host, port)) if !host.contains('/') && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(address.to_owned()))
+            }
+            _ => Err(UrlError::NoTarget),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+/// What a client asks for: `kernel://service[@domain][/interface][?label=value&…]` (protocol §6.8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NsmUrl {
+    /// Network service, with its domain if one is given.
+    pub network_service: String,
+    /// Interface name in the client; made up when absent.
+    pub interface: Option<String>,
+    /// Labels of the connection.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl FromStr for NsmUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let with_scheme = if text.contains("://") { text.to_owned() } else { format!("kernel://{text}") };
+        let url = url::Url::parse(&with_scheme).map_err(|_| UrlError::NoService)?;
+        if !url.scheme().eq_ignore_ascii_case("kernel") {
+            return Err(UrlError::Mechanism(url.scheme().to_owned()));
+        }
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(UrlError::NoService)?;
+        let network_service =
+            if url.username().is_empty() { host.to_owned() } else { format!("{}@{host}", url.username()) };
+        let interface = url.path().rsplit('/').next().filter(|name| !name.is_empty()).map(str::to_owned);
+        if let Some(name) = &interface
+            && (name.len() > 15 || name.contains([':', ' ', '%']) || name == "." || name == "..")
+        {
+            return Err(UrlError::Interface(name.clone()));
+        }
+        let mut labels: BTreeMap<String, String> = BTreeMap::new();
+        for (key, value) in url.query_pairs() {
+            labels
+                .entry(key.into_owned())
+                .and_modify(|all| {
+                    all.push(',');
+                    all.push_str(&value);
+                })
+                .or_insert_with(|| value.into_owned());
+        }
+        Ok(Self { network_service, interface, labels })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_as_upstream_writes_them() {
+        let unix = Target::Unix("/a/b.sock".into());
+        assert_eq!("unix:///a/b.sock".parse(), Ok(unix.clone()));
+        assert_eq!("unix:/a/b.sock".parse(), Ok(unix));
+        for text in ["registry:5002", "tcp://registry:5002"] {
+            assert_eq!(text.parse(), Ok(Target::Tcp("registry:5002".into())));
+        }
+        assert_eq!("10.0.0.1:5002".parse(), Ok(Target::Tcp("10.0.0.1:5002".into())));
+        assert_eq!("tcp://[fd00::1]:5002".parse(), Ok(Target::Tcp("[fd00::1]:5002".into())));
+        for text in ["", "registry", "unix://relative", "ftp://x", "tcp://host:port"] {
+            assert_eq!(text.parse::<Target>(), Err(UrlError::NoTarget), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_nsm_url_names_service_domain_interface_and_labels() {
+        let url: NsmUrl = "kernel://finance@bank/nsm-1?app=a&app=b&x=".parse().unwrap();
+        assert_eq!(url.network_service, "finance@bank");
+        assert_eq!(url.interface.as_deref(), Some("nsm-1"));
+        assert_eq!(url.labels, BTreeMap::from([("app".into(), "a,b".into()), ("x".into(), String::new())]));
+        assert_eq!("finance".parse::<NsmUrl>().unwrap().interface, None);
+    }
+
+    #[test]
+    fn an_nsm_url_that_cannot_work_says_why() {
+        assert_eq!("memif://x".parse::<NsmUrl>(), Err(UrlError::Mechanism("memif".into())));
+        assert_eq!("kernel://".parse::<NsmUrl>(), Err(UrlError::NoService));
+        assert!(matches!("kernel://x/sixteen-bytes-xx".parse::<NsmUrl>(), Err(UrlError::Interface(_))));
+    }
+}

@@ -1,0 +1,74 @@
+//! Names of all variables, for the processes that read and the operator that renders them.
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        $($(#[$doc])* pub const $name: &str = stringify!($name);)*
+    };
+}
+
+names! {
+    /// Name of the process: its segment in every path. Stable over restarts.
+    NSM_NAME,
+    /// Lowest level that is logged: ERROR, WARN, INFO, DEBUG, TRACE, or a filter of tracing's.
+    NSM_LOG_LEVEL,
+    /// Longest life of a token; a connection that is not refreshed ends after it.
+    NSM_MAX_TOKEN_LIFETIME,
+    /// Where the process listens: `unix://` and `tcp://` URLs, comma-separated.
+    NSM_LISTEN_ON,
+    /// The nsmgr, as a URL.
+    NSM_CONNECT_TO,
+    /// The registry, as a URL.
+    NSM_REGISTRY_URL,
+    /// How long establishing a connection to a peer may take.
+    NSM_DIAL_TIMEOUT,
+    /// How long one Request may take.
+    NSM_REQUEST_TIMEOUT,
+    /// Labels of the endpoint or forwarder: `key:value,key2:value2`.
+    NSM_LABELS,
+    /// Network service that forwarders offer.
+    NSM_FORWARDER_NETWORK_SERVICE_NAME,
+    /// Network service that this forwarder offers.
+    NSM_NSNAME,
+    /// Address of this node that tunnels use.
+    NSM_TUNNEL_IP,
+    /// UDP port of VXLAN.
+    NSM_VXLAN_PORT,
+    /// Network services a client asks for: NSM URLs, comma-separated.
+    NSM_NETWORK_SERVICES,
+    /// Network services an endpoint offers.
+    NSM_SERVICE_NAMES,
+    /// What an endpoint carries: ETHERNET or IP.
+    NSM_PAYLOAD,
+    /// Prefixes an endpoint hands out addresses from.
+    NSM_CIDR_PREFIX,
+    /// Whether an endpoint registers its network services too.
+    NSM_REGISTER_SERVICE,
+    /// Whether an endpoint takes its registration back when it stops.
+    NSM_UNREGISTER_ITSELF,
+    /// Folder for the sockets and files of the process.
+    NSM_BASE_DIR,
+    /// Name of the `NSMNodeState` the nsmgr reports into; empty: it reports nowhere.
+    NSM_NODE_STATE,
+    /// SPIFFE trust domain of the mesh.
+    NSM_TRUST_DOMAIN,
+    /// Life of an X.509-SVID; it is renewed at half of it.
+    NSM_SVID_LIFETIME,
+    /// `namespace/name` of the Secret with the root key.
+    NSM_ROOT_SECRET,
+    /// `namespace/name` of the ConfigMap with the trust bundle.
+    NSM_BUNDLE_CONFIG_MAP,
+    /// The identity authority, as a URL.
+    NSM_AUTHORITY_URL,
+    /// File with the agent's service account token for the authority.
+    NSM_AUTHORITY_TOKEN_FILE,
+    /// `namespace/name` of the service account that agents run under.
+    NSM_AGENT_SERVICE_ACCOUNT,
+    /// The SPIFFE Workload API socket, as a URL.
+    SPIFFE_ENDPOINT_SOCKET,
+    /// Name of the node, for labels of connections and for identities.
+    NODE_NAME,
+    /// Name of the pod, for labels of connections.
+    POD_NAME,
+    /// Name of the cluster, for labels of connections.
+    CLUSTER_NAME,
+}
