@@ -10,9 +10,9 @@ pub mod matching;
 #[cfg(feature = "mesh")]
 pub mod mechanism;
 #[cfg(feature = "mesh")]
-pub mod nsurl;
-#[cfg(feature = "mesh")]
 pub mod path;
+#[cfg(feature = "mesh")]
+pub mod peer;
 #[cfg(feature = "mesh")]
 pub mod query;
 #[cfg(feature = "mesh")]
@@ -35,10 +35,8 @@ mod generated {
     pub mod registry {
         tonic::include_proto!("registry");
     }
-    pub mod nsm {
-        pub mod identity {
-            tonic::include_proto!("nsm.identity");
-        }
+    pub mod identity {
+        tonic::include_proto!("nsm.identity");
     }
     /// The SPIFFE Workload API has no package.
     pub mod workload {
@@ -47,7 +45,7 @@ mod generated {
 }
 
 #[cfg(feature = "mesh")]
-pub use generated::{connection, connectioncontext, networkservice, nsm::identity, registry, workload};
+pub use generated::{connection, connectioncontext, identity, networkservice, registry, workload};
 
 #[cfg(feature = "mesh")]
 pub use connection::{Connection, Mechanism, Path, PathSegment};

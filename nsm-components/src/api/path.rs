@@ -1,1 +1,185 @@
-//! Placeholder.
+//! The path of a Request: one segment per process, and the rule by which each process finds or
+//! adds its own (protocol §2.2). The rule is the same for servers and clients.
+
+use super::{Connection, PathSegment};
+
+/// A path that cannot be continued.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// The index points behind the end.
+    #[error("path index {index} is out of range: the path has {length} segments")]
+    IndexOutOfRange {
+        /// Index in the message.
+        index: u32,
+        /// Number of segments.
+        length: usize,
+    },
+    /// The connection's id is not that of its current segment.
+    #[error("connection id {connection:?} is not the id {segment:?} of segment {index}")]
+    IdMismatch {
+        /// `Connection.id`.
+        connection: String,
+        /// Id in the current segment.
+        segment: String,
+        /// Index of the current segment.
+        index: u32,
+    },
+}
+
+/// The index to put back before the answer goes to the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restore(pub u32);
+
+/// Makes the segment of the process `name` the current one, adding or taking it over when it is
+/// not there. A segment keeps its id as long as its name stays: that is what makes a repeated
+/// Request a refresh.
+pub fn advance(
+    connection: &mut Connection,
+    name: &str,
+    mut new_id: impl FnMut() -> String,
+) -> Result<Restore, PathError> {
+    let id = &mut connection.id;
+    let path = connection.path.get_or_insert_default();
+    let segments = &mut path.path_segments;
+    if segments.is_empty() {
+        if id.is_empty() {
+            *id = new_id();
+        }
+        path.index = 0;
+        segments.push(PathSegment { name: name.into(), id: id.clone(), ..PathSegment::default() });
+        return Ok(Restore(0));
+    }
+    let out_of_range = PathError::IndexOutOfRange { index: path.index, length: segments.len() };
+    let index = path.index as usize;
+    let current = segments.get(index).ok_or(out_of_range)?;
+    if current.name == name {
+        id.clone_from(&current.id);
+        return Ok(Restore(path.index));
+    }
+    if current.id != *id {
+        return Err(PathError::IdMismatch {
+            connection: id.clone(),
+            segment: current.id.clone(),
+            index: path.index,
+        });
+    }
+    let next = index + 1;
+    match segments.get_mut(next) {
+        Some(segment) if segment.name == name => {}
+        Some(segment) => {
+            segment.name = name.into();
+            segment.id = new_id();
+        }
+        None => segments.push(PathSegment { name: name.into(), id: new_id(), ..PathSegment::default() }),
+    }
+    id.clone_from(&segments[next].id);
+    path.index += 1;
+    Ok(Restore(path.index - 1))
+}
+
+/// Gives an answer back to the caller's point of view: its index and its id.
+pub fn restore(connection: &mut Connection, Restore(index): Restore) {
+    let Some(path) = connection.path.as_mut() else { return };
+    if let Some(segment) = path.path_segments.get(index as usize) {
+        connection.id.clone_from(&segment.id);
+        path.index = index;
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// Segment at `offset` from the current one.
+    pub fn segment(&self, offset: i64) -> Option<&PathSegment> {
+        let path = self.path.as_ref()?;
+        let index = usize::try_from(i64::from(path.index) + offset).ok()?;
+        path.path_segments.get(index)
+    }
+
+    /// The same, to change it.
+    pub fn segment_mut(&mut self, offset: i64) -> Option<&mut PathSegment> {
+        let path = self.path.as_mut()?;
+        let index = usize::try_from(i64::from(path.index) + offset).ok()?;
+        path.path_segments.get_mut(index)
+    }
+
+    /// All segments, first the client's.
+    pub fn segments(&self) -> &[PathSegment] {
+        self.path.as_ref().map_or(&[], |path| &path.path_segments)
+    }
+
+    /// Id in the client's own segment: the same in every process the connection passes through.
+    pub fn origin_id(&self) -> &str {
+        self.segments().first().map_or(&self.id, |segment| &segment.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ids() -> impl FnMut() -> String {
+        let mut next = 0;
+        move || {
+            next += 1;
+            format!("id-{next}")
+        }
+    }
+
+    /// A Request on its way through these processes, and its answer back.
+    fn walk(mut connection: Connection, names: &[&str], new_id: &mut dyn FnMut() -> String) -> Connection {
+        let restores: Vec<_> =
+            names.iter().map(|name| advance(&mut connection, name, &mut *new_id).unwrap()).collect();
+        restores.into_iter().rev().for_each(|index| restore(&mut connection, index));
+        connection
+    }
+
+    #[test]
+    fn every_process_on_the_way_gets_a_segment_and_the_client_sees_its_own_again() {
+        let connection = walk(Connection::default(), &["nsc", "nsmgr", "fwd", "nse"], &mut ids());
+        let names: Vec<_> = connection.segments().iter().map(|segment| segment.name.as_str()).collect();
+        assert_eq!(names, ["nsc", "nsmgr", "fwd", "nse"]);
+        assert_eq!((connection.id.as_str(), connection.path.unwrap().index), ("id-1", 0));
+    }
+
+    #[test]
+    fn a_refresh_keeps_all_ids() {
+        let mut new_id = ids();
+        let names = ["nsc", "nsmgr", "fwd", "nse"];
+        let first = walk(Connection::default(), &names, &mut new_id);
+        assert_eq!(walk(first.clone(), &names, &mut new_id), first);
+    }
+
+    #[test]
+    fn a_segment_taken_over_by_another_process_gets_a_new_id() {
+        let mut new_id = ids();
+        let first = walk(Connection::default(), &["nsc", "nsmgr", "fwd-1"], &mut new_id);
+        let second = walk(first.clone(), &["nsc", "nsmgr", "fwd-2"], &mut new_id);
+        assert_eq!(second.segments()[1], first.segments()[1]);
+        assert_ne!(second.segments()[2].id, first.segments()[2].id);
+    }
+
+    #[test]
+    fn an_id_that_is_not_the_current_segments_is_refused() {
+        let mut connection = walk(Connection::default(), &["nsc"], &mut ids());
+        connection.id = "another".into();
+        assert!(matches!(advance(&mut connection, "nsmgr", ids()), Err(PathError::IdMismatch { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_makes_it_panic_and_success_leaves_the_own_segment_current(
+            index in 0_u32..6, names in prop::collection::vec("[ab]", 0..5), id in "[ab]?", own in "[abc]",
+        ) {
+            let path_segments =
+                names.iter().map(|n| PathSegment { name: n.clone(), id: n.clone(), ..Default::default() }).collect();
+            let path = Some(super::super::Path { index, path_segments });
+            let mut connection = Connection { id, path, ..Connection::default() };
+            if advance(&mut connection, &own, ids()).is_ok() {
+                let segment = connection.segment(0).unwrap();
+                prop_assert_eq!((&segment.name, &segment.id), (&own, &connection.id));
+            }
+        }
+    }
+}

@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The chain engine: small elements, each of which may act before the next one, after it, or
+//! instead of it; and the session, which gives every connection a task of its own.
+
+mod clock;
+mod element;
+mod error;
+mod registry;
+mod session;
+
+pub use self::{
+    clock::{Clock, Now, SystemClock},
+    element::{Caller, Chain, Cx, Element, Memory, Next, Remembered, Reply, Request},
+    error::{Error, Kind, Result},
+    registry::{Entry, Event, Events, Query, RegistryChain, RegistryCx, RegistryElement, RegistryNext},
+    session::{Policy, Session},
+};

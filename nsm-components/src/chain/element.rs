@@ -1,0 +1,185 @@
+//! Elements of network service chains, and what travels along them.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::{Instrument, debug_span};
+
+use super::Result;
+use crate::api::{
+    Connection, Mechanism,
+    peer::{Address, Files, Peer},
+    registry::NetworkServiceEndpoint,
+};
+
+/// How long undoing a half-built connection may take.
+const UNDO_BUDGET: Duration = Duration::from_secs(10);
+
+/// A Request or Close on its way to the endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The connection asked for, or to close.
+    pub connection: Connection,
+    /// Mechanisms the caller can use, best first; empty on Close.
+    pub preferences: Vec<Mechanism>,
+    /// Open files the mechanisms name.
+    pub files: Files,
+}
+
+/// The answer on its way back.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    /// The connection as it is now.
+    pub connection: Connection,
+    /// Open files its mechanism names.
+    pub files: Files,
+}
+
+/// Who called, as the transport found it.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The process on the other side of the TLS connection.
+    pub peer: Peer,
+    /// The token it brought and the end of its life, seconds since the epoch.
+    pub token: Option<(Arc<str>, i64)>,
+    /// A token of this process for the caller, likewise.
+    pub own_token: (Arc<str>, i64),
+}
+
+/// What travels beside a call.
+#[derive(Clone, Debug)]
+pub struct Cx {
+    /// When the call must be done.
+    pub deadline: Instant,
+    /// Who called; absent for calls that begin in this process.
+    pub caller: Option<Arc<Caller>>,
+    /// Where the next process is; set by discovery, read by `connect`.
+    pub next_hop: Option<Address>,
+    /// Endpoints that will do, best first; set by `discover`.
+    pub candidates: Arc<[NetworkServiceEndpoint]>,
+    /// What elements remember of the connection between calls.
+    pub memory: Memory,
+}
+
+/// What elements remember of one connection. It lives in the connection's task and goes with it.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Arc<Mutex<Remembered>>);
+
+/// One field per element that remembers something; each is written by that element alone.
+#[derive(Clone, Debug, Default)]
+pub struct Remembered {
+    /// `discoverforwarder`: name of the forwarder that carries the connection.
+    pub forwarder: Option<String>,
+    /// `mechanismtranslation`: mechanism towards the next process.
+    pub downstream: Option<Mechanism>,
+    /// `connect`: where the next process was, and the connection as it last answered it.
+    pub next: Option<(Address, Connection)>,
+}
+
+/// One link of a chain. It may act before `next`, after it, or instead of it.
+#[async_trait]
+pub trait Element: Send + Sync + 'static {
+    /// Upstream's name of the element.
+    fn name(&self) -> &'static str;
+
+    /// Sets up a connection, or refreshes it.
+    async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+        next.request(cx, request).await
+    }
+
+    /// Ends a connection. It goes on to the next element whatever fails here.
+    async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
+        next.close(cx, request).await
+    }
+}
+
+/// The rest of a chain. `Copy`, so one element can call it to build and again to undo.
+#[derive(Clone, Copy)]
+pub struct Next<'a>(&'a [Arc<dyn Element>]);
+
+/// A whole chain.
+#[derive(Clone)]
+pub struct Chain(Arc<[Arc<dyn Element>]>);
+
+// === impl Cx ===
+
+impl Cx {
+    /// A call that begins in this process.
+    pub fn within(limit: Duration) -> Self {
+        Self {
+            deadline: Instant::now() + limit,
+            caller: None,
+            next_hop: None,
+            candidates: Arc::default(),
+            memory: Memory::default(),
+        }
+    }
+
+    /// The same call with a fresh deadline: undoing must not inherit a spent one.
+    #[must_use]
+    pub fn undo(&self) -> Self {
+        Self { deadline: Instant::now() + UNDO_BUDGET, ..self.clone() }
+    }
+
+    /// Time left.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// Looks at it, or changes it. Never held across an await.
+    pub fn with<T>(&self, look: impl FnOnce(&mut Remembered) -> T) -> T {
+        look(&mut self.0.lock())
+    }
+}
+
+// === impl Next ===
+
+impl Next<'_> {
+    /// Calls the rest of the chain; its end answers with the connection as it is.
+    pub async fn request(self, cx: &Cx, request: Request) -> Result<Reply> {
+        match self.0 {
+            [] => Ok(Reply { connection: request.connection, files: request.files }),
+            [head, rest @ ..] => {
+                let span = debug_span!("request", element = head.name());
+                head.request(cx, request, Next(rest)).instrument(span).await
+            }
+        }
+    }
+
+    /// Calls the rest of the chain to end the connection.
+    pub async fn close(self, cx: &Cx, request: Request) -> Result<()> {
+        match self.0 {
+            [] => Ok(()),
+            [head, rest @ ..] => {
+                let span = debug_span!("close", element = head.name());
+                head.close(cx, request, Next(rest)).instrument(span).await
+            }
+        }
+    }
+}
+
+// === impl Chain ===
+
+impl Chain {
+    /// A chain of these elements, first called first.
+    pub fn new(elements: impl IntoIterator<Item = Arc<dyn Element>>) -> Self {
+        Self(elements.into_iter().collect())
+    }
+
+    /// All of it.
+    pub fn start(&self) -> Next<'_> {
+        Next(&self.0)
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|element| element.name())).finish()
+    }
+}

@@ -1,0 +1,275 @@
+//! The session, upstream's `begin`: one task per connection, one event at a time.
+//!
+//! Requests, Closes, refreshes and the end of a connection's life are messages to its task, so
+//! they never overlap; what elements remember of the connection lives there and goes with it.
+//!
+//! # Cancel safety
+//!
+//! A dropped call does not cancel what it asked for: the task goes on to its own deadline, and the
+//! connection is left whole. Dropping the [`Session`] ends the tasks and closes nothing: no
+//! connection ends because a process does.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, Span, debug, info, info_span, warn};
+
+use super::{Chain, Clock, Cx, Element, Error, Kind, Memory, Next, Reply, Request, Result};
+use crate::api::connection::State;
+
+/// Events of one connection that may wait; more callers than that are refused.
+const QUEUE: usize = 16;
+
+/// Pauses between tries to refresh.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+
+/// What the session does by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Closes a connection whose caller's token ended (protocol §4.3, `timeout`).
+    Expire,
+    /// Repeats the Request in time, each try with this limit (protocol §4.3, `refresh`).
+    Refresh(Duration),
+}
+
+/// Runs a chain in one task per connection id. It stands last in its own chain.
+pub struct Session {
+    chain: Chain,
+    policy: Policy,
+    clock: Clock,
+    tasks: Arc<Mutex<HashMap<String, Task>>>,
+}
+
+struct Task {
+    events: mpsc::Sender<Event>,
+    _handle: AbortOnDropHandle<()>,
+}
+
+enum Event {
+    Request(Cx, Request, oneshot::Sender<Result<Reply>>),
+    Close(Cx, Request, oneshot::Sender<Result<()>>),
+    /// Something says that the way to the endpoint is broken: ask again now.
+    Heal,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// A session around the rest of a chain.
+    pub fn new(chain: Chain, policy: Policy, clock: Clock) -> Self {
+        Self { chain, policy, clock, tasks: Arc::default() }
+    }
+
+    /// Number of connections with a task.
+    pub fn len(&self) -> usize {
+        self.tasks.lock().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Asks again for all connections now, because the way to their endpoints may be broken.
+    pub fn heal(&self) {
+        for task in self.tasks.lock().values() {
+            // A full queue has a Request in it, which heals as well.
+            let _ = task.events.try_send(Event::Heal);
+        }
+    }
+
+    /// Hands an event to the connection's task, which is started if there is none.
+    fn send(&self, id: &str, event: Event) -> Result<()> {
+        let mut tasks = self.tasks.lock();
+        let task = tasks.entry(id.to_owned()).or_insert_with(|| self.start(id));
+        task.events.try_send(event).map_err(|_| {
+            Error::new(
+                Kind::Exhausted,
+                format_args!("connection {id} has {QUEUE} calls waiting; try again later"),
+            )
+        })
+    }
+
+    fn start(&self, id: &str) -> Task {
+        let (events, receiver) = mpsc::channel(QUEUE);
+        let worker = Worker {
+            id: id.to_owned(),
+            chain: self.chain.clone(),
+            policy: self.policy,
+            clock: self.clock.clone(),
+            tasks: Arc::downgrade(&self.tasks),
+            memory: Memory::default(),
+            established: None,
+            timer: None,
+            retry: RETRY.0,
+        };
+        let span = info_span!(parent: Span::none(), "connection", connection.id = id);
+        let handle = tokio::spawn(worker.run(receiver).instrument(span));
+        Task { events, _handle: AbortOnDropHandle::new(handle) }
+    }
+}
+
+fn gone(id: &str) -> Error {
+    Error::new(Kind::Unavailable, format_args!("connection {id} was closed meanwhile"))
+}
+
+#[async_trait]
+impl Element for Session {
+    fn name(&self) -> &'static str {
+        "begin"
+    }
+
+    async fn request(&self, cx: &Cx, request: Request, _: Next<'_>) -> Result<Reply> {
+        let id = request.connection.id.clone();
+        if id.is_empty() {
+            return Err(Error::new(Kind::Invalid, "the connection has no id"));
+        }
+        let (answer, answered) = oneshot::channel();
+        self.send(&id, Event::Request(cx.clone(), request, answer))?;
+        answered.await.map_err(|_| gone(&id))?
+    }
+
+    /// A connection that is unknown here is closed as well: elements further on may have found it
+    /// again after a restart.
+    async fn close(&self, cx: &Cx, request: Request, _: Next<'_>) -> Result<()> {
+        let id = request.connection.id.clone();
+        let (answer, answered) = oneshot::channel();
+        self.send(&id, Event::Close(cx.clone(), request, answer))?;
+        answered.await.map_err(|_| gone(&id))?
+    }
+}
+
+/// The task of one connection.
+struct Worker {
+    id: String,
+    chain: Chain,
+    policy: Policy,
+    clock: Clock,
+    /// Weak, or the tasks would keep each other alive after the session.
+    tasks: Weak<Mutex<HashMap<String, Task>>>,
+    memory: Memory,
+    /// The last Request that succeeded, with the connection as it was answered.
+    established: Option<Request>,
+    timer: Option<Instant>,
+    retry: Duration,
+}
+
+impl Worker {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        loop {
+            let timer = self.timer.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.handle(event).await,
+                    None => return,
+                },
+                () = tokio::time::sleep_until(timer), if self.timer.is_some() => self.on_timer().await,
+            }
+            if self.established.is_none() && self.timer.is_none() {
+                // Nothing can be queued once the entry is gone; what is queued already is answered
+                // with an error that says to repeat it.
+                self.tasks.upgrade().map(|tasks| tasks.lock().remove(&self.id));
+                return;
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Request(cx, request, answer) => {
+                let reply = self.request(cx, request).await;
+                let _ = answer.send(reply);
+            }
+            Event::Close(cx, request, answer) => {
+                let closed = self.close(cx, request).await;
+                let _ = answer.send(closed);
+            }
+            Event::Heal => self.refresh().await,
+        }
+    }
+
+    async fn on_timer(&mut self) {
+        match self.policy {
+            Policy::Expire => {
+                info!("not refreshed in time: closing");
+                let request = self.established.clone().unwrap_or_default();
+                if let Err(error) = self.close(Cx::within(Duration::from_secs(15)), request).await {
+                    warn!(%error, "could not close an expired connection");
+                }
+            }
+            Policy::Refresh(_) => self.refresh().await,
+        }
+    }
+
+    async fn request(&mut self, cx: Cx, request: Request) -> Result<Reply> {
+        let cx = Cx { memory: self.memory.clone(), ..cx };
+        let (preferences, files) = (request.preferences.clone(), request.files.clone());
+        let limited = tokio::time::timeout_at(cx.deadline, self.chain.start().request(&cx, request));
+        let late =
+            || Error::new(Kind::Deadline, format_args!("connection {} was not ready in time", self.id));
+        let mut reply = limited.await.map_err(|_| late())??;
+        reply.connection.state = State::Up.into();
+        self.timer = Some(Instant::now() + self.next_event(&reply));
+        self.retry = RETRY.0;
+        self.established = Some(Request { connection: reply.connection.clone(), preferences, files });
+        Ok(reply)
+    }
+
+    async fn close(&mut self, cx: Cx, request: Request) -> Result<()> {
+        let cx = Cx { memory: self.memory.clone(), ..cx };
+        let request = match self.established.take() {
+            // What is known here counts; files come with the call.
+            Some(known) => Request { files: request.files, ..known },
+            None => request,
+        };
+        self.timer = None;
+        let closed = self.chain.start().close(&cx, request).await;
+        debug!(ok = closed.is_ok(), "closed");
+        closed
+    }
+
+    async fn refresh(&mut self) {
+        let (Policy::Refresh(limit), Some(request)) = (self.policy, self.established.clone()) else { return };
+        if let Err(error) = self.request(Cx::within(limit), request).await {
+            warn!(%error, "could not refresh; trying again");
+            self.timer = Some(Instant::now() + jitter(self.retry));
+            self.retry = (self.retry * 2).min(RETRY.1);
+        }
+    }
+
+    /// Time to the end of the connection's life, or to its next refresh.
+    fn next_event(&self, reply: &Reply) -> Duration {
+        let until = |segment: &crate::api::PathSegment| {
+            segment.expires.map_or(Duration::ZERO, |expires| self.clock.until(expires.seconds))
+        };
+        match self.policy {
+            Policy::Expire => reply.connection.segment(-1).map_or(Duration::ZERO, until),
+            Policy::Refresh(_) => {
+                let segments = reply.connection.segments();
+                let life = segments.iter().map(until).min().unwrap_or_default();
+                // With the index 0 of a client upstream's formula gives one fifth.
+                jitter(if segments.len() <= 1 { life / 3 } else { life / 5 })
+            }
+        }
+    }
+}
+
+/// Up to a tenth less: connections that began together shall not refresh together.
+fn jitter(duration: Duration) -> Duration {
+    let [byte, ..] = *uuid::Uuid::new_v4().as_bytes();
+    duration - duration * u32::from(byte) / 2560
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

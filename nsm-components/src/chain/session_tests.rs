@@ -1,0 +1,130 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::{
+    api::{Connection, Path, PathSegment},
+    chain::SystemClock,
+};
+
+/// Counts what reaches it, fails on demand, and gives every segment one minute to live.
+#[derive(Default)]
+struct Probe {
+    requests: AtomicUsize,
+    closes: AtomicUsize,
+    running: AtomicUsize,
+    overlapped: AtomicUsize,
+    failing: AtomicUsize,
+}
+
+const LIFE: i64 = 60;
+
+#[async_trait]
+impl Element for Arc<Probe> {
+    fn name(&self) -> &'static str {
+        "probe"
+    }
+
+    async fn request(&self, _: &Cx, mut request: Request, _: Next<'_>) -> Result<Reply> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        self.overlapped.fetch_add(self.running.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        if self.failing.load(Ordering::SeqCst) > 0 {
+            self.failing.fetch_sub(1, Ordering::SeqCst);
+            return Err(Error::new(Kind::Unavailable, "told to fail"));
+        }
+        #[allow(clippy::cast_possible_truncation)]
+        let expires = (<dyn super::super::Now>::seconds(&SystemClock) as i64) + LIFE;
+        for segment in &mut request.connection.path.as_mut().unwrap().path_segments {
+            segment.expires = Some(prost_types::Timestamp { seconds: expires, nanos: 0 });
+        }
+        Ok(Reply { connection: request.connection, files: request.files })
+    }
+
+    async fn close(&self, _: &Cx, _: Request, _: Next<'_>) -> Result<()> {
+        self.closes.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn session(policy: Policy) -> (Arc<Probe>, Chain, Arc<Session>) {
+    let probe = Arc::new(Probe::default());
+    let inner = Chain::new([Arc::new(probe.clone()) as Arc<dyn Element>]);
+    let session = Arc::new(Session::new(inner, policy, Arc::new(SystemClock)));
+    (probe, Chain::new([session.clone() as Arc<dyn Element>]), session)
+}
+
+fn request(id: &str) -> Request {
+    let segments = ["nsc", "nsmgr"].map(|name| PathSegment { name: name.into(), ..Default::default() });
+    let path = Path { index: 1, path_segments: segments.into() };
+    Request {
+        connection: Connection { id: id.into(), path: Some(path), ..Default::default() },
+        ..Default::default()
+    }
+}
+
+fn cx() -> Cx {
+    Cx::within(Duration::from_secs(5))
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_one_connection_never_overlap() {
+    let (probe, chain, _) = session(Policy::Expire);
+    let calls = (0..8).map(|_| {
+        let chain = chain.clone();
+        tokio::spawn(async move { chain.start().request(&cx(), request("a")).await.unwrap() })
+    });
+    futures::future::join_all(calls).await;
+    assert_eq!(probe.requests.load(Ordering::SeqCst), 8);
+    assert_eq!(probe.overlapped.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_not_refreshed_ends_with_its_callers_token() {
+    let (probe, chain, session) = session(Policy::Expire);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (0, 1));
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_refreshes_in_time_and_tries_again_when_that_fails() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    probe.failing.store(3, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    assert_eq!(probe.requests.load(Ordering::SeqCst), 1 + 3 + 1);
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_request_that_fails_leaves_nothing() {
+    let (probe, chain, session) = session(Policy::Expire);
+    probe.failing.store(1, Ordering::SeqCst);
+    let error = chain.start().request(&cx(), request("a")).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable);
+    tokio::task::yield_now().await;
+    assert!(session.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_does_not_cancel_what_it_asked_for() {
+    let (probe, chain, session) = session(Policy::Expire);
+    let gone = tokio::time::timeout(Duration::from_millis(1), async {
+        chain.start().request(&cx(), request("a")).await
+    });
+    assert!(gone.await.is_err());
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!((probe.requests.load(Ordering::SeqCst), session.len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_process_closes_nothing() {
+    let (probe, chain, session) = session(Policy::Expire);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    drop((chain, session));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(probe.closes.load(Ordering::SeqCst), 0);
+}

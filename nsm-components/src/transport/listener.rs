@@ -1,0 +1,216 @@
+//! Listening sockets, and what a handler learns of the connection its call came on.
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt, stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, UnixListener},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Connected, Router};
+use tracing::{debug, warn};
+
+use super::{Error, FdTable, Session, Source, tls, wire::Wire};
+use crate::settings::Target;
+
+/// Handshakes that may run at once on one socket.
+const MAX_HANDSHAKES: usize = 64;
+
+/// Longest time a handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest time open calls may go on after the stop.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a handler finds in its request's extensions.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The TLS connection.
+    pub session: Arc<Session>,
+    /// Files to and from the caller.
+    pub files: FdTable,
+    /// Whether files can be passed.
+    pub local: bool,
+}
+
+/// A socket that accepts, before anything is served on it.
+#[derive(Debug)]
+pub enum Listener {
+    /// A unix socket.
+    Unix(UnixListener),
+    /// A TCP socket.
+    Tcp(TcpListener),
+}
+
+/// An accepted connection after its handshake.
+pub(super) struct Connection {
+    stream: TlsStream<Wire>,
+    accepted: Accepted,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Starts to listen. A socket file that stands there is replaced: its owner is gone, or this
+    /// process takes over from it.
+    pub fn bind(target: &Target) -> Result<Self, Error> {
+        let failed = |source| Error::Listen { target: target.to_string(), source };
+        match target {
+            Target::Unix(path) => bind_unix(path).map(Self::Unix).map_err(failed),
+            Target::Tcp(address) => bind_tcp(address).map(Self::Tcp).map_err(failed),
+        }
+    }
+
+    /// The TCP port, where there is one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Wire, FdTable)> {
+        let table = FdTable::default();
+        let wire = match self {
+            Self::Unix(listener) => Wire::Unix(listener.accept().await?.0, table.clone()),
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Wire::Tcp(stream)
+            }
+        };
+        Ok((wire, table))
+    }
+
+    /// Serves `router` until `stop`, then lets open calls end. Connections of the mesh are not
+    /// touched by that.
+    pub async fn serve(self, router: Router, source: Source, stop: CancellationToken) -> Result<(), Error> {
+        let incoming = self.incoming(source, stop.clone());
+        let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let drained = async {
+            stop.cancelled().await;
+            tokio::time::sleep(DRAIN_LIMIT).await;
+        };
+        tokio::select! {
+            served = serving => served.map_err(Error::Serve),
+            () = drained => Ok(()),
+        }
+    }
+
+    /// Connections after their handshakes, which run side by side; a failed one is dropped.
+    fn incoming(
+        self,
+        source: Source,
+        stop: CancellationToken,
+    ) -> impl Stream<Item = Result<Connection, io::Error>> {
+        let accepts = stream::unfold((self, source), |(listener, source)| async {
+            let accepted = listener.accept().await;
+            if let Err(error) = &accepted {
+                warn!(%error, "cannot accept");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Some(((accepted, source.clone()), (listener, source)))
+        });
+        accepts
+            .take_until(stop.cancelled_owned())
+            .filter_map(|(accepted, source)| async move { accepted.ok().map(|accepted| (accepted, source)) })
+            .map(|((wire, table), source)| async move {
+                let handshake = handshake(wire, table, &source);
+                match tokio::time::timeout(HANDSHAKE_LIMIT, handshake).await {
+                    Ok(Ok(connection)) => Some(Ok(connection)),
+                    Ok(Err(error)) => {
+                        debug!(%error, "refused a connection");
+                        None
+                    }
+                    Err(_) => None,
+                }
+            })
+            .buffer_unordered(MAX_HANDSHAKES)
+            .filter_map(|connection| async { connection })
+    }
+}
+
+async fn handshake(wire: Wire, files: FdTable, source: &Source) -> Result<Connection, Error> {
+    let local = matches!(wire, Wire::Unix(..));
+    let mine = source.current()?;
+    let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(&mine)?));
+    let refused = |source: io::Error| Error::Dial { address: "a client".into(), source: source.into() };
+    let stream = acceptor.accept(wire).await.map_err(refused)?;
+    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = tls::peer(leaf.ok_or(Error::BadCertificate("there is none"))?)?;
+    let session = Arc::new(Session::new(mine, peer));
+    Ok(Connection { stream, accepted: Accepted { session, files, local } })
+}
+
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // Who may call is decided by identity; the file must let everybody ask (protocol §1.8).
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+    Ok(listener)
+}
+
+fn bind_tcp(address: &str) -> io::Result<TcpListener> {
+    let (host, port) = address.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let ip: IpAddr = if host.is_empty() {
+        IpAddr::from([0, 0, 0, 0])
+    } else {
+        host.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "an IP address is needed"))?
+    };
+    let port = port.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let listener = std::net::TcpListener::bind(SocketAddr::new(ip, port))?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+// === impl Connection ===
+
+impl Connected for Connection {
+    type ConnectInfo = Accepted;
+
+    fn connect_info(&self) -> Accepted {
+        self.accepted.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,146 @@
+//! One TLS connection between two processes: both leaves, and the tokens one gives the other.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use parking_lot::Mutex;
+use tonic::metadata::{MetadataMap, MetadataValue};
+
+use super::{CLIENT_TOKEN, CLIENT_TOKEN_EXPIRES, Error, Svid, token};
+use crate::api::peer::Peer;
+
+/// A token is used again until this part of its life is over: signing costs more than everything
+/// else in a Request.
+const REUSED_FOR: u32 = 8;
+
+/// A token and the end of its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Compact JWS.
+    pub text: Arc<str>,
+    /// Seconds since the epoch.
+    pub expires: i64,
+}
+
+/// Both sides of a TLS connection. Tokens are signed by the key of the very certificate the peer
+/// saw, so a renewed SVID does not spoil a connection that stands.
+#[derive(Debug)]
+pub struct Session {
+    mine: Arc<Svid>,
+    /// The other side.
+    pub peer: Peer,
+    established: i64,
+    issued: Mutex<Option<(Token, i64)>>,
+    signed: AtomicU64,
+}
+
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+// === impl Session ===
+
+impl Session {
+    pub(super) fn new(mine: Arc<Svid>, peer: Peer) -> Self {
+        Self { mine, peer, established: now(), issued: Mutex::default(), signed: AtomicU64::default() }
+    }
+
+    /// SPIFFE ID this process showed.
+    pub fn own_id(&self) -> &str {
+        &self.mine.leaf.id
+    }
+
+    /// A token for the peer with at most this life; both leaves limit it (protocol §3.2).
+    pub fn token(&self, life: Duration) -> Result<Token, Error> {
+        let now = now();
+        let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX).max(1);
+        let mut issued = self.issued.lock();
+        if let Some((token, at)) = issued.as_ref()
+            && now - at < seconds / i64::from(REUSED_FOR)
+            && token.expires > now
+        {
+            return Ok(token.clone());
+        }
+        let end = now.saturating_add(seconds).min(self.mine.leaf.not_after).min(self.peer.not_after);
+        let claims =
+            token::Claims { sub: self.mine.leaf.id.clone(), aud: vec![self.peer.id.clone()], exp: end };
+        let token = Token { text: token::sign(&claims, &self.mine.signer)?.into(), expires: end };
+        self.signed.fetch_add(1, Ordering::Relaxed);
+        *issued = Some((token.clone(), now));
+        Ok(token)
+    }
+
+    /// Number of signatures made here so far.
+    pub fn signatures(&self) -> u64 {
+        self.signed.load(Ordering::Relaxed)
+    }
+
+    /// Whether half the time that both leaves gave this connection is over: time for a new one.
+    pub(super) fn is_stale(&self) -> bool {
+        let end = self.mine.leaf.not_after.min(self.peer.not_after);
+        now() > self.established + (end - self.established) / 2
+    }
+}
+
+/// `2026-04-01T10:00:00Z` for seconds since the epoch.
+fn rfc3339(seconds: i64) -> String {
+    let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    humantime::format_rfc3339(at).to_string()
+}
+
+// === impl Token ===
+
+impl Token {
+    /// Puts the token into a call's metadata.
+    pub fn write(&self, metadata: &mut MetadataMap) {
+        if let (Ok(text), Ok(expires)) =
+            (MetadataValue::try_from(&*self.text), MetadataValue::try_from(rfc3339(self.expires)))
+        {
+            metadata.insert(CLIENT_TOKEN, text);
+            metadata.insert(CLIENT_TOKEN_EXPIRES, expires);
+        }
+    }
+
+    /// The token in a call's metadata; each key must be there once.
+    pub fn read(metadata: &MetadataMap) -> Option<Self> {
+        let one = |key| {
+            let mut values = metadata.get_all(key).iter();
+            let value = values.next()?.to_str().ok()?;
+            values.next().is_none().then_some(value)
+        };
+        // Offsets are real: peers write their local time zone.
+        let expires: jiff::Timestamp = one(CLIENT_TOKEN_EXPIRES)?.parse().ok()?;
+        Some(Self { text: one(CLIENT_TOKEN)?.into(), expires: expires.as_second() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_with_any_offset_and_only_when_it_is_there_once() {
+        let mut metadata = MetadataMap::new();
+        metadata.insert(CLIENT_TOKEN, MetadataValue::from_static("a.b.c"));
+        metadata
+            .insert(CLIENT_TOKEN_EXPIRES, MetadataValue::from_static("2026-11-23T13:21:18.359564158+09:00"));
+        let token = Token::read(&metadata).unwrap();
+        assert_eq!(rfc3339(token.expires), "2026-11-23T04:21:18Z");
+        metadata.append(CLIENT_TOKEN, MetadataValue::from_static("d.e.f"));
+        assert_eq!(Token::read(&metadata), None);
+    }
+
+    #[test]
+    fn a_written_token_is_read_again() {
+        let token = Token { text: "a.b.c".into(), expires: 1_795_000_000 };
+        let mut metadata = MetadataMap::new();
+        token.write(&mut metadata);
+        assert_eq!(Token::read(&metadata), Some(token));
+    }
+}

@@ -1,0 +1,168 @@
+//! The bytes beneath TLS: TCP as it is, unix sockets with files beside the bytes.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+use super::FdTable;
+
+/// Most files one read takes; the most upstream sends before a write.
+const MAX_FILES: usize = 64;
+
+/// A connected stream.
+#[derive(Debug)]
+pub(super) enum Wire {
+    Tcp(TcpStream),
+    Unix(UnixStream, FdTable),
+}
+
+fn receive(
+    socket: BorrowedFd<'_>,
+    into: &mut [u8],
+    files: &mut Vec<std::os::fd::OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(socket, &mut [IoSliceMut::new(into)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            files.extend(received);
+        }
+    }
+    Ok(message.bytes)
+}
+
+/// Sends one byte with one file on it.
+fn send_with(socket: BorrowedFd<'_>, byte: &[u8], file: BorrowedFd<'_>) -> io::Result<usize> {
+    let files = [file];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    Ok(sendmsg(socket, &[IoSlice::new(byte)], &mut control, SendFlags::NOSIGNAL)?)
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (stream, table) = match self.get_mut() {
+            Self::Tcp(stream) => return Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream, table) => (stream, table),
+        };
+        if buf.remaining() == 0 {
+            // A read of nothing would look like the end of the stream.
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            let mut files = Vec::new();
+            let into = buf.initialize_unfilled();
+            let read = stream.try_io(Interest::READABLE, || receive(stream.as_fd(), into, &mut files));
+            if !files.is_empty() {
+                table.store(files);
+            }
+            match read {
+                Ok(bytes) => {
+                    buf.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    // Vectored writes stay off: files ride on single bytes.
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let (stream, table) = match self.get_mut() {
+            Self::Tcp(stream) => return Pin::new(stream).poll_write(cx, data),
+            Self::Unix(stream, table) => (stream, table),
+        };
+        let Some(first) = data.get(..1) else { return Poll::Ready(Ok(0)) };
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            let written = match table.pop() {
+                None => stream.try_write(data),
+                Some(file) => {
+                    let sent =
+                        stream.try_io(Interest::WRITABLE, || send_with(stream.as_fd(), first, file.as_fd()));
+                    if sent.is_err() {
+                        table.unpop(file);
+                    }
+                    sent
+                }
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream, _) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream, _) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        time::{Duration, Instant},
+    };
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::{api::peer::Files, transport::file_key};
+
+    #[tokio::test]
+    async fn files_arrive_beside_the_bytes_and_the_bytes_stay_whole() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (out, arrived) = (FdTable::default(), FdTable::default());
+        let (mut sender, mut receiver) = (Wire::Unix(a, out.clone()), Wire::Unix(b, arrived.clone()));
+        let mut files = Files::default();
+        let mut keys = Vec::new();
+        for _ in 0..5 {
+            let file = std::os::fd::OwnedFd::from(tempfile::tempfile().unwrap());
+            let key = file_key(&file).unwrap();
+            keys.push(key);
+            files.insert(key, Arc::new(file));
+        }
+        out.send(&files);
+        sender.write_all(b"a longer message than there are files").await.unwrap();
+        sender.shutdown().await.unwrap();
+        let mut text = String::new();
+        receiver.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "a longer message than there are files");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        for key in keys {
+            assert_eq!(file_key(arrived.take(key, deadline.into()).await.unwrap()).unwrap(), key);
+        }
+    }
+}
