@@ -22,6 +22,9 @@ pub trait Entry: Clone + Send + Sync + PartialEq + std::fmt::Debug + 'static {
     fn name(&self) -> &str;
 
     /// SPIFFE IDs from the originator to the final registry.
+    fn path_ids(&self) -> &[String];
+
+    /// The same, to change them.
     fn path_ids_mut(&mut self) -> &mut Vec<String>;
 
     /// Whether `stored` is what this query looks for.
@@ -160,6 +163,10 @@ impl Entry for NetworkService {
         &self.name
     }
 
+    fn path_ids(&self) -> &[String] {
+        &self.path_ids
+    }
+
     fn path_ids_mut(&mut self) -> &mut Vec<String> {
         &mut self.path_ids
     }
@@ -174,6 +181,10 @@ impl Entry for NetworkServiceEndpoint {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn path_ids(&self) -> &[String] {
+        &self.path_ids
     }
 
     fn path_ids_mut(&mut self) -> &mut Vec<String> {

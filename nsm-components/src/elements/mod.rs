@@ -1,1 +1,41 @@
-//! Placeholder.
+//! Links of chains, one a file, under upstream's names. None knows its neighbours.
+
+mod authorize;
+mod clientinfo;
+mod connect;
+mod discover;
+mod discoverforwarder;
+mod grpc;
+mod index;
+mod kernel;
+mod localforwarders;
+mod mechanisms;
+mod mechanismtranslation;
+mod monitor;
+mod point2pointipam;
+pub mod registry;
+mod serve;
+mod trimpath;
+mod updatepath;
+mod updatetoken;
+mod vxlan;
+
+pub use self::{
+    authorize::Authorize,
+    clientinfo::ClientInfo,
+    connect::Connect,
+    discover::Discover,
+    discoverforwarder::DiscoverForwarder,
+    index::{Found, Index},
+    kernel::{KernelClient, KernelServer},
+    localforwarders::LocalEntries,
+    mechanisms::Mechanisms,
+    mechanismtranslation::MechanismTranslation,
+    monitor::{Monitor, MonitorEvent},
+    point2pointipam::{Point2PointIpam, Pool},
+    serve::{ConnectionService, health_service},
+    trimpath::TrimPath,
+    updatepath::UpdatePath,
+    updatetoken::UpdateToken,
+    vxlan::{Vnis, Vxlan},
+};

@@ -1,0 +1,103 @@
+//! `discover` and `roundrobin`: finds the endpoints that will do and tries them in turn
+//! (protocol §4.4).
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tracing::debug;
+
+use super::{Found, Index};
+use crate::{
+    api::{Connection, matching, registry::NetworkServiceEndpoint},
+    chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
+};
+
+/// See the module.
+pub struct Discover {
+    index: Index,
+    turns: Mutex<HashMap<String, usize>>,
+}
+
+impl Discover {
+    /// Finds endpoints in this index.
+    pub fn new(index: Index) -> Self {
+        Self { index, turns: Mutex::default() }
+    }
+
+    /// Endpoints that will do, in the order to try them. A connection that has one keeps it.
+    fn candidates(&self, connection: &Connection, found: &Found) -> Result<Vec<NetworkServiceEndpoint>> {
+        let name = &connection.network_service;
+        let wanted = &connection.network_service_endpoint_name;
+        if !wanted.is_empty() {
+            let endpoint = found.endpoints.get(wanted).map(|(endpoint, _)| endpoint.clone());
+            let message = format_args!("network service endpoint {wanted} of {name} is not found");
+            return Ok(vec![endpoint.ok_or_else(|| Error::new(Kind::NotFound, message))?]);
+        }
+        let message = format_args!("network service {name} is not found");
+        let service = found.service.as_ref().ok_or_else(|| Error::new(Kind::NotFound, message))?;
+        let all: Vec<_> = found.endpoints.values().map(|(endpoint, _)| endpoint.clone()).collect();
+        let mut fit: Vec<_> =
+            matching::endpoints(&connection.labels, service, &all).into_iter().cloned().collect();
+        if fit.is_empty() {
+            let message = format_args!(
+                "network service endpoint candidates not found for {name}: {} registered",
+                all.len()
+            );
+            return Err(Error::new(Kind::NotFound, message));
+        }
+        let turn = {
+            let mut turns = self.turns.lock();
+            let turn = turns.entry(name.clone()).or_default();
+            *turn = turn.wrapping_add(1);
+            *turn - 1
+        };
+        let first = turn % fit.len();
+        fit.rotate_left(first);
+        Ok(fit)
+    }
+}
+
+#[async_trait]
+impl Element for Discover {
+    fn name(&self) -> &'static str {
+        "discover"
+    }
+
+    async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+        let found = self.index.find(&request.connection.network_service, cx.deadline).await?;
+        let candidates: Arc<[_]> = self.candidates(&request.connection, &found)?.into();
+        let mut refusals = Vec::new();
+        let mut last = Kind::Unavailable;
+        for candidate in candidates.iter() {
+            let Some((_, address)) = found.endpoints.get(&candidate.name) else { continue };
+            let mut request = request.clone();
+            request.connection.network_service_endpoint_name.clone_from(&candidate.name);
+            if let Some(service) = &found.service {
+                request.connection.payload.clone_from(&service.payload);
+            }
+            let cx = Cx { next_hop: Some(address.clone()), candidates: candidates.clone(), ..cx.clone() };
+            match next.request(&cx, request).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => {
+                    debug!(endpoint = %candidate.name, %error, "endpoint refused");
+                    last = error.kind;
+                    refusals.push(format!("{}: {}", candidate.name, error.message));
+                }
+            }
+        }
+        Err(Error::new(last, format_args!("all candidates have failed: {}", refusals.join("; "))))
+    }
+
+    async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
+        // Where it was asked is remembered; this is for the time after a restart.
+        let name = &request.connection.network_service;
+        let address = match self.index.find(name, cx.deadline).await {
+            Ok(found) => {
+                found.endpoints.get(&request.connection.network_service_endpoint_name).map(|(_, a)| a.clone())
+            }
+            Err(_) => None,
+        };
+        next.close(&Cx { next_hop: address, ..cx.clone() }, request).await
+    }
+}

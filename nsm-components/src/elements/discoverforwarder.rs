@@ -1,0 +1,94 @@
+//! `discoverforwarder`: finds the forwarder on this node that carries the connection
+//! (protocol §4.4). A connection that has one keeps it; after a restart of this process the path
+//! tells which it was.
+
+use async_trait::async_trait;
+use tracing::debug;
+
+use super::{Index, LocalEntries};
+use crate::{
+    api::{Connection, matching, peer::Address, registry::NetworkServiceEndpoint},
+    chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
+};
+
+/// See the module.
+pub struct DiscoverForwarder {
+    index: Index,
+    local: LocalEntries,
+    forwarder_service: String,
+}
+
+impl DiscoverForwarder {
+    /// Looks for network services in `index` and for forwarders of `forwarder_service` in `local`.
+    pub fn new(index: Index, local: LocalEntries, forwarder_service: &str) -> Self {
+        Self { index, local, forwarder_service: forwarder_service.to_owned() }
+    }
+
+    /// Forwarders that will do; the one that carries the connection already stands first, alone if
+    /// it is remembered.
+    async fn candidates(
+        &self,
+        cx: &Cx,
+        connection: &Connection,
+    ) -> Result<Vec<(NetworkServiceEndpoint, Address)>> {
+        let name = &connection.network_service;
+        let found = self.index.find(name, cx.deadline).await?;
+        let unknown = || Error::new(Kind::NotFound, format_args!("network service {name} is not found"));
+        let service = found.service.ok_or_else(unknown)?;
+        let local = self.local.serving(&self.forwarder_service);
+        let entries: Vec<_> = local.iter().map(|(entry, _)| entry.clone()).collect();
+        let fit = matching::forwarders(&connection.labels, &service, &self.forwarder_service, &entries);
+        let fits = |entry: &NetworkServiceEndpoint| fit.iter().any(|fit| fit.name == entry.name);
+        let mut candidates: Vec<_> = local.into_iter().filter(|(entry, _)| fits(entry)).collect();
+        if let Some(known) = cx.memory.with(|memory| memory.forwarder.clone()) {
+            candidates.retain(|(entry, _)| entry.name == known);
+            let message =
+                format_args!("forwarder {known} of this connection is not registered on this node now");
+            return if candidates.is_empty() {
+                Err(Error::new(Kind::Unavailable, message))
+            } else {
+                Ok(candidates)
+            };
+        }
+        if candidates.is_empty() {
+            let message = format_args!("no forwarder for {name} is registered on this node yet");
+            return Err(Error::new(Kind::Unavailable, message));
+        }
+        let before = connection.segment(1).map(|segment| segment.name.clone());
+        candidates.sort_by_key(|(entry, _)| Some(&entry.name) != before.as_ref());
+        Ok(candidates)
+    }
+}
+
+#[async_trait]
+impl Element for DiscoverForwarder {
+    fn name(&self) -> &'static str {
+        "discoverforwarder"
+    }
+
+    async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+        let candidates = self.candidates(cx, &request.connection).await?;
+        let mut refusal = None;
+        for (forwarder, address) in candidates {
+            let cx = Cx { next_hop: Some(address), ..cx.clone() };
+            match next.request(&cx, request.clone()).await {
+                Ok(reply) => {
+                    cx.memory.with(|memory| memory.forwarder = Some(forwarder.name));
+                    return Ok(reply);
+                }
+                Err(error) => {
+                    debug!(forwarder = %forwarder.name, %error, "forwarder refused");
+                    refusal = Some(error.while_doing(format_args!("forwarder {}", forwarder.name)));
+                }
+            }
+        }
+        Err(refusal.unwrap_or_else(|| Error::new(Kind::Unavailable, "no forwarder is left to try")))
+    }
+
+    async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
+        let known = cx.memory.with(|memory| memory.forwarder.take());
+        let known = known.or_else(|| request.connection.segment(1).map(|segment| segment.name.clone()));
+        let address = known.and_then(|name| self.local.get(&name)).map(|(_, address)| address);
+        next.close(&Cx { next_hop: address, ..cx.clone() }, request).await
+    }
+}

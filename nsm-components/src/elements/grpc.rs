@@ -1,0 +1,158 @@
+//! Where chains meet gRPC: codes, deadlines, tokens and files of calls.
+
+use std::{error::Error as _, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tonic::{Code, Status, metadata::MetadataMap};
+
+use crate::{
+    api::{
+        Mechanism, mechanism,
+        peer::{FileKey, Files},
+    },
+    chain::{Caller, Error, Kind, Result},
+    transport::{Accepted, FdTable, Session, Token},
+};
+
+/// Limit of a call that names none, and the most one may ask for.
+const CALL_LIMIT: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(120));
+
+/// Longest wait for a file that a message names.
+const FILE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The status of a failure.
+pub(super) fn status(error: &Error) -> Status {
+    let code = match error.kind {
+        Kind::Invalid => Code::InvalidArgument,
+        Kind::Denied => Code::PermissionDenied,
+        Kind::NotFound => Code::NotFound,
+        Kind::Taken => Code::AlreadyExists,
+        Kind::Exhausted => Code::ResourceExhausted,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::Deadline => Code::DeadlineExceeded,
+        Kind::Internal => Code::Internal,
+    };
+    Status::new(code, error.message.clone())
+}
+
+/// The failure behind a status that `peer` answered, or that stands for its silence.
+pub(super) fn failure(status: &Status, peer: impl std::fmt::Display) -> Error {
+    let kind = match status.code() {
+        Code::InvalidArgument => Kind::Invalid,
+        Code::PermissionDenied | Code::Unauthenticated => Kind::Denied,
+        Code::NotFound => Kind::NotFound,
+        Code::AlreadyExists => Kind::Taken,
+        Code::ResourceExhausted => Kind::Exhausted,
+        // tonic tells of a limit that passed in its own words.
+        Code::DeadlineExceeded | Code::Cancelled => Kind::Deadline,
+        Code::Internal => Kind::Internal,
+        // Upstream wraps every deeper error into Unknown.
+        _ => Kind::Unavailable,
+    };
+    Error::new(kind, format_args!("{peer}: {}", status.message()))
+}
+
+/// Whether the call never reached a handler: the connection broke, not the peer refused.
+pub(super) fn is_broken(status: &Status) -> bool {
+    status.source().is_some()
+        && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
+}
+
+/// When a call has to be done, by its `grpc-timeout` (gRPC over HTTP/2, "Timeout").
+pub(super) fn deadline(metadata: &MetadataMap) -> Instant {
+    let limit = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
+    Instant::now() + limit.unwrap_or(CALL_LIMIT.0).min(CALL_LIMIT.1)
+}
+
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// The connection a call came on.
+pub(super) fn accepted<T>(request: &tonic::Request<T>) -> std::result::Result<Accepted, Status> {
+    let accepted = request.extensions().get::<Accepted>().cloned();
+    accepted.ok_or_else(|| Status::unauthenticated("calls need a connection with mutual TLS"))
+}
+
+/// Who called, with a token for it.
+pub(super) fn caller(session: &Session, metadata: &MetadataMap, life: Duration) -> Result<Arc<Caller>> {
+    let own = session.token(life).map_err(|error| Error::caused(Kind::Internal, &error))?;
+    Ok(Arc::new(Caller {
+        peer: session.peer.clone(),
+        token: Token::read(metadata).map(|token| (token.text, token.expires)),
+        own_token: (own.text, own.expires),
+    }))
+}
+
+/// Takes the files of these URLs from what arrived.
+pub(super) async fn claim(table: &FdTable, urls: &[String], deadline: Instant) -> Result<Files> {
+    let deadline = deadline.min(Instant::now() + FILE_LIMIT);
+    let mut files = Files::default();
+    for key in urls.iter().filter_map(|url| url.parse::<FileKey>().ok()) {
+        if files.get(key).is_none() {
+            let file = table.take(key, deadline).await;
+            files.insert(key, file.map_err(|error| Error::caused(Kind::Invalid, &error))?);
+        }
+    }
+    Ok(files)
+}
+
+/// The file URLs that mechanisms name.
+pub(super) fn urls<'a>(mechanisms: impl IntoIterator<Item = &'a Mechanism>) -> Vec<String> {
+    let urls = mechanisms.into_iter().filter_map(|mechanism| mechanism.get(mechanism::INODE_URL));
+    urls.map(str::to_owned).collect()
+}
+
+/// Of `files`, those that these URLs name.
+pub(super) fn named(files: &Files, urls: &[String]) -> Files {
+    let mut some = Files::default();
+    for key in urls.iter().filter_map(|url| url.parse::<FileKey>().ok()) {
+        if let Some(file) = files.get(key) {
+            some.insert(key, file.clone());
+        }
+    }
+    some
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_keeps_its_kind_over_the_wire() {
+        for kind in [
+            Kind::Invalid,
+            Kind::Denied,
+            Kind::NotFound,
+            Kind::Taken,
+            Kind::Exhausted,
+            Kind::Unavailable,
+            Kind::Deadline,
+            Kind::Internal,
+        ] {
+            assert_eq!(failure(&status(&Error::new(kind, "x")), "peer").kind, kind);
+        }
+    }
+
+    #[test]
+    fn timeouts_are_read_in_all_units_and_nonsense_is_none() {
+        assert_eq!(timeout("14925251u"), Some(Duration::from_micros(14_925_251)));
+        assert_eq!(timeout("2S"), Some(Duration::from_secs(2)));
+        for text in ["", "S", "5", "-1S", "123456789S", "1x", "é"] {
+            assert_eq!(timeout(text), None, "{text}");
+        }
+    }
+}

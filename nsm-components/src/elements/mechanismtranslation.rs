@@ -1,0 +1,62 @@
+//! `mechanismtranslation` and `filtermechanisms`: the mechanism towards the next process is another
+//! one than the caller's, and is remembered between Requests (protocol §4.4).
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+
+use crate::{
+    api::{Mechanism, mechanism},
+    chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
+};
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub struct MechanismTranslation {
+    tunnel: Option<(IpAddr, u16, u32)>,
+}
+
+impl MechanismTranslation {
+    /// Offers tunnels from this address and UDP port, whose frames carry at most this many bytes.
+    pub fn new(tunnel: Option<(IpAddr, u16, u32)>) -> Self {
+        Self { tunnel }
+    }
+
+    fn preferences(&self, local: bool) -> Result<Vec<Mechanism>> {
+        match (local, self.tunnel) {
+            (true, _) => Ok(vec![Mechanism::kernel()]),
+            (false, Some((ip, port, mtu))) => Ok(vec![Mechanism::vxlan(ip, port, mtu)]),
+            (false, None) => Err(Error::new(
+                Kind::Unavailable,
+                "the endpoint is on another node and this forwarder has no tunnel address: set NSM_TUNNEL_IP",
+            )),
+        }
+    }
+}
+
+#[async_trait]
+impl Element for MechanismTranslation {
+    fn name(&self) -> &'static str {
+        "mechanismtranslation"
+    }
+
+    async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+        let local = cx.next_hop.as_ref().is_none_or(crate::api::peer::Address::is_local);
+        let class = if local { mechanism::LOCAL } else { mechanism::REMOTE };
+        let upstream = request.connection.mechanism.clone();
+        let known = cx.memory.with(|memory| memory.downstream.clone());
+        let mut inner = request;
+        // A mechanism of the other class belongs to an endpoint that was elsewhere.
+        inner.connection.mechanism = known.filter(|known| known.cls == class);
+        inner.preferences = self.preferences(local)?;
+        let mut reply = next.request(cx, inner).await?;
+        let downstream = std::mem::replace(&mut reply.connection.mechanism, upstream);
+        cx.memory.with(|memory| memory.downstream = downstream);
+        Ok(reply)
+    }
+
+    async fn close(&self, cx: &Cx, mut request: Request, next: Next<'_>) -> Result<()> {
+        request.connection.mechanism = cx.memory.with(|memory| memory.downstream.take());
+        next.close(cx, request).await
+    }
+}

@@ -1,0 +1,23 @@
+//! Elements of registry chains, one a file, under upstream's names.
+
+mod authorize;
+mod connect;
+mod expire;
+mod localbypass;
+mod memory;
+mod registration;
+mod serve;
+mod setpayload;
+mod updatepath;
+
+pub use self::{
+    authorize::Authorize,
+    connect::{Connect, Wire},
+    expire::Expire,
+    localbypass::LocalBypass,
+    memory::Memory,
+    registration::Registration,
+    serve::RegistryService,
+    setpayload::SetPayload,
+    updatepath::UpdatePath,
+};

@@ -1,0 +1,163 @@
+//! `refresh`, `retry` and `heal` of a registration: it is kept while this value is alive
+//! (protocol §4.7).
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use crate::{
+    api::registry::{NetworkService, NetworkServiceEndpoint},
+    chain::{Clock, Query, RegistryChain, RegistryCx, Result},
+};
+
+/// Limit of one call.
+const CALL: Duration = Duration::from_secs(15);
+
+/// Pauses between tries.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Longest time between two refreshes, whatever life was granted.
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Keeps an endpoint, and the services it brings along, registered. Dropping it stops the refresh
+/// and takes nothing back.
+#[derive(Debug)]
+pub struct Registration {
+    registered: watch::Receiver<bool>,
+    keeper: Keeper,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone)]
+struct Keeper {
+    services: RegistryChain<NetworkService>,
+    endpoints: RegistryChain<NetworkServiceEndpoint>,
+    clock: Clock,
+    bring: Vec<NetworkService>,
+    entry: NetworkServiceEndpoint,
+    cx: RegistryCx,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").field("endpoint", &self.entry.name).finish_non_exhaustive()
+    }
+}
+
+// === impl Registration ===
+
+impl Registration {
+    /// Starts to register `entry`, after the services in `bring`.
+    pub fn start(
+        services: RegistryChain<NetworkService>,
+        endpoints: RegistryChain<NetworkServiceEndpoint>,
+        clock: Clock,
+        bring: Vec<NetworkService>,
+        entry: NetworkServiceEndpoint,
+    ) -> Self {
+        let keeper = Keeper { services, endpoints, clock, bring, entry, cx: RegistryCx::within(CALL) };
+        let (sender, registered) = watch::channel(false);
+        let task = AbortOnDropHandle::new(tokio::spawn(keeper.clone().keep(sender)));
+        Self { registered, keeper, _task: task }
+    }
+
+    /// Waits until the registration stands for the first time.
+    pub async fn registered(&self) {
+        // The sender lives as long as the task, which lives as long as this.
+        let _ = self.registered.clone().wait_for(|registered| *registered).await;
+    }
+
+    /// Takes the registration back.
+    pub async fn unregister(self) -> Result<()> {
+        let Self { keeper, _task, .. } = self;
+        drop(_task);
+        let cx = keeper.context();
+        keeper.endpoints.start().unregister(&cx, keeper.entry.clone()).await
+    }
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    /// The same path with a fresh deadline: it grows with the first answer and is sent again.
+    fn context(&self) -> RegistryCx {
+        RegistryCx { path: self.cx.path.clone(), ..RegistryCx::within(CALL) }
+    }
+
+    async fn keep(self, registered: watch::Sender<bool>) {
+        let mut pause = RETRY.0;
+        loop {
+            match self.register().await {
+                Ok(interval) => {
+                    if !registered.send_replace(true) {
+                        info!(endpoint = %self.entry.name, "registered");
+                    }
+                    pause = RETRY.0;
+                    self.until_lost(interval).await;
+                }
+                Err(error) => {
+                    warn!(endpoint = %self.entry.name, %error, "could not register; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY.1);
+                }
+            }
+        }
+    }
+
+    /// Registers everything; answers the time to the next refresh.
+    async fn register(&self) -> Result<Duration> {
+        for service in &self.bring {
+            let cx = RegistryCx::within(CALL);
+            let known = Query { like: service.clone(), watch: false };
+            // Somebody's service of this name will do: it may have matches we know nothing of.
+            let mut found = self
+                .services
+                .start()
+                .find(
+                    &cx,
+                    Query {
+                        like: NetworkService { name: service.name.clone(), ..Default::default() },
+                        ..known
+                    },
+                )
+                .await?;
+            if found.next().await.transpose()?.is_none() {
+                self.services.start().register(&cx, service.clone()).await?;
+            }
+        }
+        // The expiration is the registry's to say each time anew: the old one would only shrink.
+        let stored = self.endpoints.start().register(&self.context(), self.entry.clone()).await?;
+        let life = stored.expiration_time.map_or(MAX_INTERVAL, |time| self.clock.until(time.seconds));
+        Ok((life * 2 / 3).min(MAX_INTERVAL))
+    }
+
+    /// Until it is time to refresh, or the registry loses sight of this process: its stream ends.
+    async fn until_lost(&self, interval: Duration) {
+        let like = NetworkServiceEndpoint {
+            name: self.entry.name.clone(),
+            network_service_names: self.entry.network_service_names.clone(),
+            ..Default::default()
+        };
+        let lost = async {
+            let found = self.endpoints.start().find(&self.context(), Query { like, watch: true }).await;
+            match found {
+                Ok(mut events) => {
+                    while let Some(Ok(event)) = events.next().await {
+                        if event.deleted {
+                            break;
+                        }
+                    }
+                }
+                Err(_) => tokio::time::sleep(RETRY.0).await,
+            }
+        };
+        // A stream that ends at once must not make this a busy loop.
+        let pace = tokio::time::sleep(RETRY.0);
+        if tokio::time::timeout(interval, lost).await.is_ok() {
+            pace.await;
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The registry API as a gRPC server: a chain for network services and one for endpoints.
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt};
+use tonic::{Request as Call, Response, Status, metadata::MetadataValue};
+
+use super::Wire;
+use crate::{
+    api::{
+        registry::{
+            NetworkService, NetworkServiceEndpoint, NetworkServiceEndpointQuery,
+            NetworkServiceEndpointResponse, NetworkServiceQuery, NetworkServiceResponse,
+            network_service_endpoint_registry_server::NetworkServiceEndpointRegistry,
+            network_service_registry_server::NetworkServiceRegistry,
+        },
+        registry_path::{METADATA_KEY, RegistryPath},
+    },
+    chain::{RegistryChain, RegistryCx},
+    elements::grpc::{accepted, caller, claim, deadline, status},
+};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Serves both registries.
+#[derive(Clone)]
+pub struct RegistryService {
+    services: RegistryChain<NetworkService>,
+    endpoints: RegistryChain<NetworkServiceEndpoint>,
+    token_life: Duration,
+}
+
+impl RegistryService {
+    /// Serves these chains; tokens live at most `token_life`.
+    pub fn new(
+        services: RegistryChain<NetworkService>,
+        endpoints: RegistryChain<NetworkServiceEndpoint>,
+        token_life: Duration,
+    ) -> Self {
+        Self { services, endpoints, token_life }
+    }
+
+    /// What travels beside the call, and the socket its URL names.
+    async fn receive<M>(&self, call: &Call<M>, url: &str) -> Result<RegistryCx, Status> {
+        let accepted = accepted(call)?;
+        let mut cx = RegistryCx::within(Duration::ZERO);
+        cx.deadline = deadline(call.metadata());
+        cx.caller = Some(
+            caller(&accepted.session, call.metadata(), self.token_life).map_err(|error| status(&error))?,
+        );
+        let path = call.metadata().get_all(METADATA_KEY).iter().last().and_then(|value| value.to_str().ok());
+        *cx.path.lock() = path.and_then(RegistryPath::from_metadata).unwrap_or_default();
+        if accepted.local {
+            cx.files = claim(&accepted.files, &[url.to_owned()], cx.deadline)
+                .await
+                .map_err(|error| status(&error))?;
+        }
+        Ok(cx)
+    }
+}
+
+async fn register<T: Wire>(
+    service: &RegistryService,
+    chain: &RegistryChain<T>,
+    call: Call<T>,
+) -> Result<Response<T>, Status> {
+    let cx = service.receive(&call, call.get_ref().url()).await?;
+    let entry = call.into_inner();
+    let stored = chain.start().register(&cx, entry).await.map_err(|error| status(&error))?;
+    let mut answer = Response::new(stored);
+    let path = cx.path.lock().to_metadata();
+    if let Ok(path) = MetadataValue::try_from(path) {
+        answer.metadata_mut().insert(METADATA_KEY, path);
+    }
+    Ok(answer)
+}
+
+async fn unregister<T: Wire>(
+    service: &RegistryService,
+    chain: &RegistryChain<T>,
+    call: Call<T>,
+) -> Result<Response<()>, Status> {
+    // The entry counts, not its socket, which may be gone.
+    let cx = service.receive(&call, "").await?;
+    chain.start().unregister(&cx, call.into_inner()).await.map_err(|error| status(&error))?;
+    Ok(Response::new(()))
+}
+
+async fn find<T: Wire>(
+    service: &RegistryService,
+    chain: &RegistryChain<T>,
+    call: Call<T::Query>,
+) -> Result<Response<Answers<T::Response>>, Status>
+where
+    T::Query: Sync,
+{
+    let cx = service.receive(&call, "").await?;
+    let accepted = accepted(&call)?;
+    let events = chain.start().find(&cx, T::from_query(call.into_inner())).await;
+    let events = events.map_err(|error| status(&error))?;
+    let answers = events.map(move |event| match event {
+        Ok(event) => {
+            if accepted.local {
+                accepted.files.send(&event.files);
+            }
+            Ok(T::response(event))
+        }
+        Err(error) => Err(status(&error)),
+    });
+    Ok(Response::new(Box::pin(answers)))
+}
+
+#[tonic::async_trait]
+impl NetworkServiceRegistry for RegistryService {
+    type FindStream = Answers<NetworkServiceResponse>;
+
+    async fn register(&self, call: Call<NetworkService>) -> Result<Response<NetworkService>, Status> {
+        register(self, &self.services, call).await
+    }
+
+    async fn find(&self, call: Call<NetworkServiceQuery>) -> Result<Response<Self::FindStream>, Status> {
+        find(self, &self.services, call).await
+    }
+
+    async fn unregister(&self, call: Call<NetworkService>) -> Result<Response<()>, Status> {
+        unregister(self, &self.services, call).await
+    }
+}
+
+#[tonic::async_trait]
+impl NetworkServiceEndpointRegistry for RegistryService {
+    type FindStream = Answers<NetworkServiceEndpointResponse>;
+
+    async fn register(
+        &self,
+        call: Call<NetworkServiceEndpoint>,
+    ) -> Result<Response<NetworkServiceEndpoint>, Status> {
+        register(self, &self.endpoints, call).await
+    }
+
+    async fn find(
+        &self,
+        call: Call<NetworkServiceEndpointQuery>,
+    ) -> Result<Response<Self::FindStream>, Status> {
+        find(self, &self.endpoints, call).await
+    }
+
+    async fn unregister(&self, call: Call<NetworkServiceEndpoint>) -> Result<Response<()>, Status> {
+        unregister(self, &self.endpoints, call).await
+    }
+}

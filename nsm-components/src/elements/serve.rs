@@ -1,0 +1,103 @@
+//! The network service API as a gRPC server: a chain, and the monitor beside it.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::Stream;
+use tonic::{Request as Call, Response, Status};
+
+use super::{
+    grpc::{accepted, caller, claim, deadline, named, status, urls},
+    monitor::Monitor,
+};
+use crate::{
+    api::{
+        Connection,
+        connection::{ConnectionEvent, MonitorScopeSelector, monitor_connection_server::MonitorConnection},
+        networkservice::{NetworkServiceRequest, network_service_server::NetworkService},
+    },
+    chain::{Chain, Cx, Memory, Request},
+};
+
+/// Serves a chain and its monitor.
+#[derive(Clone)]
+pub struct ConnectionService {
+    chain: Chain,
+    monitor: Arc<Monitor>,
+    token_life: Duration,
+}
+
+impl ConnectionService {
+    /// Serves `chain`, whose monitor element is `monitor`; tokens live at most `token_life`.
+    pub fn new(chain: Chain, monitor: Arc<Monitor>, token_life: Duration) -> Self {
+        Self { chain, monitor, token_life }
+    }
+
+    /// What travels beside the call, and the files its mechanisms name.
+    async fn receive<T>(&self, call: &Call<T>, request: &mut Request) -> Result<Cx, Status> {
+        let accepted = accepted(call)?;
+        let deadline = deadline(call.metadata());
+        let caller = caller(&accepted.session, call.metadata(), self.token_life).map_err(|e| status(&e))?;
+        if accepted.local {
+            let mechanisms = request.preferences.iter().chain(&request.connection.mechanism);
+            request.files =
+                claim(&accepted.files, &urls(mechanisms), deadline).await.map_err(|error| status(&error))?;
+        }
+        let cx = Cx::within(Duration::ZERO);
+        Ok(Cx { deadline, caller: Some(caller), memory: Memory::default(), ..cx })
+    }
+}
+
+#[tonic::async_trait]
+impl NetworkService for ConnectionService {
+    async fn request(&self, call: Call<NetworkServiceRequest>) -> Result<Response<Connection>, Status> {
+        let message = call.get_ref().clone();
+        let connection =
+            message.connection.ok_or_else(|| Status::invalid_argument("there is no connection"))?;
+        let mut request =
+            Request { connection, preferences: message.mechanism_preferences, ..Request::default() };
+        let cx = self.receive(&call, &mut request).await?;
+        let reply = self.chain.start().request(&cx, request).await.map_err(|error| status(&error))?;
+        // The endpoint's own files go back beside the answer.
+        if let Ok(accepted) = accepted(&call)
+            && accepted.local
+        {
+            accepted.files.send(&named(&reply.files, &urls(&reply.connection.mechanism)));
+        }
+        Ok(Response::new(reply.connection))
+    }
+
+    async fn close(&self, call: Call<Connection>) -> Result<Response<()>, Status> {
+        let mut request = Request { connection: call.get_ref().clone(), ..Request::default() };
+        let cx = self.receive(&call, &mut request).await?;
+        self.chain.start().close(&cx, request).await.map_err(|error| status(&error))?;
+        Ok(Response::new(()))
+    }
+}
+
+#[tonic::async_trait]
+impl MonitorConnection for ConnectionService {
+    type MonitorConnectionsStream = Pin<Box<dyn Stream<Item = Result<ConnectionEvent, Status>> + Send>>;
+
+    async fn monitor_connections(
+        &self,
+        call: Call<MonitorScopeSelector>,
+    ) -> Result<Response<Self::MonitorConnectionsStream>, Status> {
+        let accepted = accepted(&call)?;
+        let events = self.monitor.subscribe(call.into_inner(), &accepted.session.peer.id);
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+/// The standard health service, which reports these services and the process as a whole to be
+/// serving (gRPC Health Checking Protocol).
+pub fn health_service(
+    services: &'static [&'static str],
+) -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    tokio::spawn(async move {
+        for name in services {
+            reporter.set_service_status(*name, tonic_health::ServingStatus::Serving).await;
+        }
+    });
+    service
+}
