@@ -89,6 +89,8 @@ reasons! {
         /// The operator may not create workloads in this namespace: the message has the command
         /// that allows it.
         NotPermitted,
+        /// The workload cannot be rendered: the message says what would be right.
+        InvalidWorkload,
         /// The API server refused the workload: the message has its words.
         ApplyFailed,
         /// There is no mesh: no `NSMConfig` is installed.

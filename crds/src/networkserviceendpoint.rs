@@ -24,6 +24,7 @@ use crate::LabelSelector;
     status = "NetworkServiceEndpointStatus",
     derive = "PartialEq",
     derive = "Default",
+    validation = Rule::new("!has(self.spec.workload) || self.metadata.name.size() <= 52").message("the name of a template has at most 52 characters"),
     doc = "An endpoint of the mesh: a registration, or with spec.workload a template that the operator runs.",
     printcolumn(
         name = "READY",
@@ -127,10 +128,10 @@ pub struct Workload {
     /// What the endpoints carry.
     #[serde(default)]
     pub payload: Payload,
-    /// Labels of the endpoints, for the matches of a network service.
+    /// Labels of the endpoints, for the matches of a network service. Neither `,` nor `:` can stand
+    /// in a key, nor `,` in a value.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[x_kube(validation = Rule::new("self.all(k, !k.contains(',') && !k.contains(':') && !self[k].contains(','))").message("neither ',' nor ':' can stand in a label"))]
-    #[schemars(length(max = 32))]
+    #[schemars(extend("maxProperties" = 32))]
     pub labels: LabelSelector,
     /// How many endpoints run.
     #[serde(default = "one")]
@@ -212,7 +213,7 @@ pub struct NetworkServiceEndpointStatus {
     /// Connections to them.
     #[serde(default)]
     pub connections: i64,
-    /// `Accepted`: WorkloadApplied, NotPermitted, ApplyFailed, NoMesh.
+    /// `Accepted`: WorkloadApplied, InvalidWorkload, NotPermitted, ApplyFailed, NoMesh.
     /// `Ready`: Registered, WorkloadNotReady, NotRegistered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
