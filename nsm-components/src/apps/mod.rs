@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The processes of the mesh, each a short list of what it is made of.
+
+pub mod identity;

@@ -1,1 +1,47 @@
-//! Placeholder.
+//! Connections as kernel objects: from a connection and its context to links, addresses, routes
+//! and neighbours, and back to nothing.
+//!
+//! ```text
+//! Connection + Side x 2 ──plan──▶ Desired ──┐
+//!                                           ├─diff──▶ [Operation] ──apply──▶ kernel
+//!        kernel ──observe──▶ Observed ──────┘
+//! ```
+//!
+//! `plan` and `diff` are pure. The kernel stands behind one port, [`Kernel`], with two adapters:
+//! [`Netlink`], the real one, and [`Memory`], for tests of what stands above. [`Dataplane`] puts
+//! the four steps together; the same code creates, refreshes, heals and adopts after a restart.
+//!
+//! Guarantees:
+//! * A link that is not marked as ours ([`crate::api::names::LINK_GROUP`]) is never changed or deleted.
+//! * What is as desired is not touched: a refresh writes nothing.
+//! * A call that fails takes back what it made.
+//! * No namespace is kept alive: descriptors and sockets live as long as one operation.
+//!
+//! Deliberately absent: time. When a connection ends is decided above; the [`Journal`] only keeps
+//! what the next process has to know.
+
+mod desired;
+mod diff;
+mod facade;
+mod ids;
+mod journal;
+mod memory;
+mod netlink;
+mod netns;
+mod observed;
+mod operation;
+mod plan;
+mod port;
+
+pub use desired::{Desired, End, Footprint, Link, Neighbour, Place, Role, VxlanLink};
+pub use diff::{Conflict, diff, removal};
+pub use facade::{Applied, Dataplane, Error};
+pub use ids::{BadConnectionId, ConnectionId, NetnsKey};
+pub use journal::{Entry, Journal, JournalError};
+pub use memory::Memory;
+pub use netlink::{Counters, Netlink};
+pub use netns::{Namespaces, Netns};
+pub use observed::{Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner};
+pub use operation::{At, Operation};
+pub use plan::{PlanError, Side, plan};
+pub use port::{Depth, Failure, Kernel, KernelError};

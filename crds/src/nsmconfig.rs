@@ -1,0 +1,227 @@
+//! `NSMConfig`: what the operator installs, and how it fares.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ConnectionCounts;
+
+/// What is wanted of the mesh. Everything has a default: `spec: {}` is a whole mesh.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "operator.networkservicemesh.io",
+    version = "v1alpha1",
+    kind = "NSMConfig",
+    plural = "nsmconfigs",
+    shortname = "nsm",
+    status = "NSMConfigStatus",
+    derive = "PartialEq",
+    doc = "Network Service Mesh as it should run on this cluster. There is one, named default.",
+    validation = Rule::new("self.metadata.name == 'default'").message("there is one mesh a cluster: the name must be 'default'"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "NODES", type_ = "integer", json_path = ".status.components[?(@.name==\"nsmgr\")].ready"),
+    printcolumn(name = "CONNS", type_ = "integer", json_path = ".status.connections.total"),
+    printcolumn(name = "DOWN", type_ = "integer", json_path = ".status.connections.down"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NSMConfigSpec {
+    /// Namespace of all components; the operator makes it. It cannot be changed later.
+    #[serde(default = "namespace")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the namespace of a mesh cannot be changed: delete the NSMConfig and make a new one"))]
+    pub namespace: String,
+    /// Which images run.
+    #[serde(default)]
+    pub images: Images,
+    /// Who the processes of the mesh are to each other.
+    #[serde(default)]
+    pub identity: Identity,
+    /// Lowest level that all components log.
+    #[serde(default)]
+    pub log_level: LogLevel,
+    /// Longest life of a token, such as `10m`: a connection whose client stops refreshing ends after it.
+    #[serde(default = "max_token_lifetime")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10s') && duration(self) <= duration('24h')").message("must be a duration from 10s to 24h, such as 10m"))]
+    pub max_token_lifetime: String,
+}
+
+fn namespace() -> String {
+    "nsm-system".into()
+}
+
+fn max_token_lifetime() -> String {
+    "10m".into()
+}
+
+impl Default for NSMConfigSpec {
+    fn default() -> Self {
+        Self {
+            namespace: namespace(),
+            images: Images::default(),
+            identity: Identity::default(),
+            log_level: LogLevel::default(),
+            max_token_lifetime: max_token_lifetime(),
+        }
+    }
+}
+
+/// Images of the mesh.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Images {
+    /// The image of all components; when absent, the one the operator was installed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub mesh: Option<String>,
+    /// When nodes fetch it.
+    #[serde(default)]
+    pub pull_policy: PullPolicy,
+}
+
+/// When a node fetches an image.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// At every start of a container.
+    Always,
+    /// When the node does not have it.
+    #[default]
+    IfNotPresent,
+    /// Never: the nodes must have it.
+    Never,
+}
+
+impl PullPolicy {
+    /// The word that stands in pods.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// Identities of the mesh: X.509-SVIDs by the built-in authority and an agent on each node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// SPIFFE trust domain.
+    #[serde(default = "trust_domain")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-._a-z0-9]*[a-z0-9])?$"))]
+    pub trust_domain: String,
+    /// Life of an identity, such as `1h`; it is renewed at half of it.
+    #[serde(default = "svid_lifetime")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('720h')").message("must be a duration from 1m to 720h, such as 1h"))]
+    pub svid_lifetime: String,
+}
+
+fn trust_domain() -> String {
+    "k8s.nsm".into()
+}
+
+fn svid_lifetime() -> String {
+    "1h".into()
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self { trust_domain: trust_domain(), svid_lifetime: svid_lifetime() }
+    }
+}
+
+/// Levels of logs, most to least severe.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum LogLevel {
+    /// Someone must act.
+    Error,
+    /// The mesh coped.
+    Warn,
+    /// Life cycle.
+    #[default]
+    Info,
+    /// Decisions.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word the processes read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::Warn => "WARN",
+            Self::Info => "INFO",
+            Self::Debug => "DEBUG",
+            Self::Trace => "TRACE",
+        }
+    }
+}
+
+/// How the mesh fares, written by the operator.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NSMConfigStatus {
+    /// Generation of the spec that this speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`: AllReady, Progressing, ComponentNotReady, ApplyFailed, InvalidConfig, Deleting.
+    /// `Reconciling`: UpToDate, Progressing, ApplyFailed, InvalidConfig, Deleting.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Workloads of the mesh, in the order in which they start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub components: Vec<Component>,
+    /// All connections of the mesh.
+    #[serde(default)]
+    pub connections: MeshConnections,
+    /// Version of the operator that wrote this.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+}
+
+/// Kinds of workloads.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComponentKind {
+    /// One pod a node.
+    DaemonSet,
+    /// Some pods.
+    Deployment,
+}
+
+/// One workload of the mesh.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Component {
+    /// Name of the workload.
+    pub name: String,
+    /// Its kind.
+    pub kind: ComponentKind,
+    /// Pods that should run.
+    pub desired: i32,
+    /// Pods that run, are ready, and are of the wanted revision.
+    pub ready: i32,
+    /// What is missing; empty when nothing is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// Connections of the whole mesh: the sum of what the nodes report.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshConnections {
+    /// The counts.
+    #[serde(flatten)]
+    pub counts: ConnectionCounts,
+    /// Nodes that have reported.
+    #[serde(default)]
+    pub nodes_reporting: i64,
+}

@@ -1,0 +1,66 @@
+//! Why an identity process cannot start or go on.
+
+use std::{io, path::PathBuf};
+
+use super::{bundle::BundleError, ca::CaError, id::IdError};
+
+/// What ended an identity process.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The Workload API can only be served on a unix socket.
+    #[error("NSM_LISTEN_ON={0} cannot serve the Workload API: use unix:///path")]
+    NoUnixSocket(String),
+    /// Something else lies where the socket should be.
+    #[error("{} is no socket and is left alone: move it away or set NSM_LISTEN_ON", .0.display())]
+    NotASocket(PathBuf),
+    /// A file or folder could not be used.
+    #[error("cannot {what} {}", .path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The trust domain cannot stand in a SPIFFE ID.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// The root key cannot be used.
+    #[error("cannot use the root key in {place}")]
+    Root {
+        /// File or object that holds it.
+        place: String,
+        /// Why.
+        #[source]
+        source: CaError,
+    },
+    /// The trust bundle cannot be used.
+    #[error("cannot use the trust bundle in {place}")]
+    Bundle {
+        /// File or object that holds it.
+        place: String,
+        /// Why.
+        #[source]
+        source: BundleError,
+    },
+    /// The server ended by itself.
+    #[error("the gRPC server on {address} failed")]
+    Serve {
+        /// Where it listened.
+        address: String,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`: what was tried on which file.
+    pub(super) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { what, path, source }
+    }
+}

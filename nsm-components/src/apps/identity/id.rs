@@ -1,0 +1,131 @@
+//! SPIFFE IDs: the names this mesh gives, each built in one place.
+
+use std::fmt;
+
+/// Why a text cannot stand in a SPIFFE ID.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdError {
+    /// SPIFFE-ID §2.1.
+    #[error("trust domain {0:?} is not allowed: use 1 to 255 of a-z, 0-9, '.', '-' and '_'")]
+    TrustDomain(String),
+    /// SPIFFE-ID §2.2.
+    #[error("{0:?} cannot be part of a SPIFFE ID: use letters, digits, '.', '-' and '_'")]
+    Segment(String),
+}
+
+/// A SPIFFE trust domain, such as `k8s.nsm`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TrustDomain(String);
+
+/// A SPIFFE ID: `spiffe://<trust domain>/<path>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct SpiffeId(String);
+
+// === impl TrustDomain ===
+
+impl TrustDomain {
+    pub(super) fn parse(text: &str) -> Result<Self, IdError> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+        if (1..=255).contains(&text.len()) && text.chars().all(allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(IdError::TrustDomain(text.to_owned()))
+        }
+    }
+
+    /// The domain's own ID, which its CA certificates carry and bundles are listed by.
+    pub(super) fn id(&self) -> SpiffeId {
+        SpiffeId(format!("spiffe://{}", self.0))
+    }
+
+    /// A program on a host without Kubernetes.
+    pub(super) fn host(&self, uid: u32, program: &str) -> Result<SpiffeId, IdError> {
+        self.join(&["host", "uid", &uid.to_string(), &sanitise(program)])
+    }
+
+    fn join(&self, segments: &[&str]) -> Result<SpiffeId, IdError> {
+        let mut id = self.id().0;
+        for segment in segments {
+            if !is_segment(segment) {
+                return Err(IdError::Segment((*segment).to_owned()));
+            }
+            id.push('/');
+            id.push_str(segment);
+        }
+        Ok(SpiffeId(id))
+    }
+}
+
+impl fmt::Display for TrustDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl SpiffeId ===
+
+impl SpiffeId {
+    /// Takes over an ID that stands in a certificate of a trusted CA.
+    pub(super) fn from_certificate(uri: String) -> Self {
+        Self(uri)
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_segment_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-".contains(c)
+}
+
+fn is_segment(text: &str) -> bool {
+    !text.is_empty() && text != "." && text != ".." && text.chars().all(is_segment_char)
+}
+
+/// A file name with everything a SPIFFE ID cannot hold made `_`.
+fn sanitise(text: &str) -> String {
+    text.chars().map(|c| if is_segment_char(c) { c } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_trust_domain_is_lower_case_and_has_no_path() {
+        assert_eq!(TrustDomain::parse("k8s.nsm").unwrap().id().as_str(), "spiffe://k8s.nsm");
+        for text in ["", "K8s", "a/b", "a b", "spiffe://a", &"x".repeat(256)] {
+            assert!(TrustDomain::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_name_loses_what_an_id_cannot_hold() {
+        let domain = TrustDomain::parse("host.nsm").unwrap();
+        let id = domain.host(0, "my prog@2").unwrap();
+        assert_eq!(id.as_str(), "spiffe://host.nsm/host/uid/0/my_prog_2");
+        for name in ["", ".", ".."] {
+            assert!(domain.host(0, name).is_err(), "{name:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_program_name_adds_a_segment(name in ".*") {
+            let domain = TrustDomain::parse("host.nsm").unwrap();
+            if let Ok(id) = domain.host(7, &name) {
+                prop_assert_eq!(id.as_str().split('/').count(), 7);
+            }
+        }
+    }
+}

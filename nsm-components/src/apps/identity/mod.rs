@@ -1,0 +1,29 @@
+//! Identity: who a process is, proved by an X.509-SVID from a SPIFFE Workload API socket.
+//!
+//! Three processes serve it. [`standalone`] signs for the programs of one host. On Kubernetes the
+//! [`agent`] of each node attests the pod that calls and holds its keys, and the [`authority`] of
+//! the cluster says what that pod is and signs. Every SVID on a node goes the same way:
+//!
+//! ```text
+//! socket -> attest (peer to process, process to pod) -> renewal (one task per caller)
+//!        -> issue (own CA, or the authority) -> workload_api (messages on the open streams)
+//! ```
+//!
+//! A caller that cannot be served yet waits on its open stream; a valid SVID is never taken back.
+
+pub mod standalone;
+
+mod attest;
+mod backoff;
+mod bundle;
+mod ca;
+mod error;
+mod id;
+mod issuer;
+mod renewal;
+mod socket;
+mod svid;
+mod workload_api;
+mod x509;
+
+pub use error::Error;

@@ -1,0 +1,212 @@
+//! From desired and observed to the changes between them. Pure.
+
+use super::{
+    desired::{Desired, End, Link, alias, altname},
+    ids::{ConnectionId, NetnsKey},
+    observed::{Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner},
+    operation::{At, Operation},
+};
+
+/// Something that is not ours to change stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// The interface name belongs to someone else.
+    #[error(
+        "interface {name} exists in {netns} and is not ours: remove it or ask for another interface name"
+    )]
+    Foreign {
+        /// The pod's namespace.
+        netns: NetnsKey,
+        /// The name that is taken.
+        name: String,
+    },
+    /// The interface name belongs to another connection that is in use.
+    #[error("interface {name} in {netns} serves connection {connection}: ask for another interface name")]
+    InUse {
+        /// The pod's namespace.
+        netns: NetnsKey,
+        /// The name that is taken.
+        name: String,
+        /// Whose it is.
+        connection: ConnectionId,
+    },
+    /// There is no way into the pod.
+    #[error("{0} is gone or cannot be entered: the pod's descriptor has to come with the Request")]
+    Unreachable(NetnsKey),
+}
+
+/// The changes that lead from `observed` to `desired`, in the order in which the kernel takes
+/// them; empty when nothing is missing. `in_use` says of another connection whether it may lose
+/// an interface whose name is wanted here.
+pub fn diff(
+    desired: &Desired,
+    observed: &Observed,
+    in_use: &dyn Fn(&ConnectionId) -> bool,
+) -> Result<Vec<Operation>, Conflict> {
+    let looks = looks(desired, observed)?;
+    if let Some(own) = reusable(desired, &looks) {
+        return Ok(desired
+            .ends
+            .iter()
+            .zip(&looks)
+            .zip(own)
+            .flat_map(|((end, look), link)| [ping(end, look), change(desired, end, link)].concat())
+            .collect());
+    }
+    let mut operations = clear(desired, &looks, in_use)?;
+    operations.push(Operation::Create(Box::new(desired.clone())));
+    for (end, look) in desired.ends.iter().zip(&looks) {
+        operations.extend(ping(end, look));
+        operations.extend(change(desired, end, &newborn(end)));
+    }
+    Ok(operations)
+}
+
+/// The changes that remove everything of a connection; empty when nothing is there.
+pub fn removal(places: &[NetnsKey], observed: &Observed) -> Vec<Operation> {
+    let own = |(netns, end): (&NetnsKey, &ObservedEnd)| match end {
+        ObservedEnd::Reachable { own: Some(link), .. } => Some((*netns, link.clone())),
+        _ => None,
+    };
+    let links: Vec<_> = places.iter().zip(&observed.ends).filter_map(own).collect();
+    deletes(&links.iter().map(|(netns, link)| (*netns, link)).collect::<Vec<_>>())
+}
+
+/// One delete a pair: the peer goes with it.
+fn deletes(links: &[(NetnsKey, &ObservedLink)]) -> Vec<Operation> {
+    let links = match links {
+        [(_, a), (_, b)] if peers(a, b) => &links[..1],
+        links => links,
+    };
+    links
+        .iter()
+        .map(|(netns, link)| {
+            Operation::Delete(At { netns: *netns, index: link.index, name: link.name.clone() })
+        })
+        .collect()
+}
+
+struct Look<'a> {
+    own: Option<&'a ObservedLink>,
+    occupant: Option<&'a OwnedLink>,
+    ping_allowed: bool,
+}
+
+fn looks<'a>(desired: &Desired, observed: &'a Observed) -> Result<Vec<Look<'a>>, Conflict> {
+    let look = |(at, end): (usize, &End)| match observed.ends.get(at) {
+        Some(ObservedEnd::Reachable { own, occupant, ping_allowed }) => {
+            Ok(Look { own: own.as_ref(), occupant: occupant.as_ref(), ping_allowed: *ping_allowed })
+        }
+        Some(ObservedEnd::Unreachable) | None => Err(Conflict::Unreachable(end.netns)),
+    };
+    desired.ends.iter().enumerate().map(look).collect()
+}
+
+/// The links as they are, when they are the right ones; the rest can be changed in place.
+fn reusable<'a>(desired: &Desired, looks: &[Look<'a>]) -> Option<Vec<&'a ObservedLink>> {
+    let own: Vec<&ObservedLink> = looks.iter().map(|look| look.own).collect::<Option<_>>()?;
+    let named = desired.ends.iter().zip(&own).all(|(end, link)| end.name == link.name);
+    let kind = match (desired.link, own.as_slice()) {
+        (Link::Veth, [a, b]) => peers(a, b),
+        (Link::Vxlan(tunnel), [link]) => link.kind == ObservedKind::Vxlan(tunnel),
+        _ => false,
+    };
+    (named && kind).then_some(own)
+}
+
+fn peers(a: &ObservedLink, b: &ObservedLink) -> bool {
+    let is_peer = |a: &ObservedLink, b: &ObservedLink| a.kind == ObservedKind::Veth { peer: b.index };
+    is_peer(a, b) && is_peer(b, a)
+}
+
+/// Removes what stands at the places and is ours to remove.
+fn clear(
+    desired: &Desired,
+    looks: &[Look<'_>],
+    in_use: &dyn Fn(&ConnectionId) -> bool,
+) -> Result<Vec<Operation>, Conflict> {
+    let own = desired.ends.iter().zip(looks).filter_map(|(end, look)| Some((end.netns, look.own?)));
+    let mut operations = deletes(&own.collect::<Vec<_>>());
+    for (end, occupant) in
+        desired.ends.iter().zip(looks).filter_map(|(end, look)| Some((end, look.occupant?)))
+    {
+        let (netns, name) = (end.netns, end.name.clone());
+        match &occupant.owner {
+            Owner::Foreign => return Err(Conflict::Foreign { netns, name }),
+            Owner::Connection(id) if *id != desired.id && in_use(id) => {
+                return Err(Conflict::InUse { netns, name, connection: id.clone() });
+            }
+            Owner::Connection(_) | Owner::Unfinished => {
+                operations.push(Operation::Delete(At { netns, index: occupant.index, name }));
+            }
+        }
+    }
+    Ok(operations)
+}
+
+/// An end right after its creation.
+fn newborn(end: &End) -> ObservedLink {
+    ObservedLink {
+        index: end.index,
+        name: end.name.clone(),
+        has_altname: false,
+        kind: ObservedKind::Other,
+        mac: end.mac,
+        mtu: end.mtu.unwrap_or_default(),
+        up: false,
+        // A namespace may have IPv6 off by default, which nobody has asked yet.
+        ipv6_disabled: true,
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        neighbours: Vec::new(),
+    }
+}
+
+fn ping(end: &End, look: &Look<'_>) -> Vec<Operation> {
+    if look.ping_allowed { Vec::new() } else { vec![Operation::AllowPing(end.netns)] }
+}
+
+/// What one end still lacks. Sysctls first, so that the rest is one batch; the link is up before
+/// its routes, and old routes go before new ones come.
+fn change(desired: &Desired, end: &End, link: &ObservedLink) -> Vec<Operation> {
+    let at = || At { netns: end.netns, index: link.index, name: end.name.clone() };
+    let mut operations = Vec::new();
+    if link.ipv6_disabled {
+        operations.push(Operation::EnableIpv6(at()));
+    }
+    if let Some(to) = end.mtu.filter(|mtu| *mtu != link.mtu) {
+        operations.push(Operation::SetMtu { at: at(), from: link.mtu, to });
+    }
+    if end.mac != link.mac {
+        operations.push(Operation::SetMac { at: at(), from: link.mac, to: end.mac });
+    }
+    if !link.has_altname {
+        operations.push(Operation::SetAlias(at(), alias(&desired.id)));
+        operations.push(Operation::AddAltname(at(), altname(&desired.id, end.role)));
+    }
+    if !link.up {
+        operations.push(Operation::Up(at()));
+    }
+    let [gone, new] = change_of(&link.addresses, &end.addresses);
+    operations.extend(gone.into_iter().map(|net| Operation::RemoveAddress(at(), net)));
+    operations.extend(new.into_iter().map(|net| Operation::AddAddress(at(), net)));
+    let [gone, new] = change_of(&link.routes, &end.routes);
+    operations.extend(gone.into_iter().map(|hop| Operation::RemoveRoute(at(), hop)));
+    operations.extend(new.into_iter().map(|hop| Operation::AddRoute(at(), hop)));
+    let [gone, new] = change_of(&link.neighbours, &end.neighbours);
+    // One address has one entry: a new hardware address replaces the old entry.
+    let replaced = |ip| new.iter().any(|neighbour| neighbour.ip == ip);
+    let gone = gone.into_iter().filter(|neighbour| !replaced(neighbour.ip));
+    operations.extend(gone.map(|neighbour| Operation::RemoveNeighbour(at(), neighbour)));
+    operations.extend(new.iter().map(|neighbour| Operation::SetNeighbour(at(), *neighbour)));
+    operations
+}
+
+/// What is there and not wanted, and what is wanted and not there, each in order.
+fn change_of<T: PartialEq + Copy>(observed: &[T], desired: &[T]) -> [Vec<T>; 2] {
+    let without = |of: &[T], other: &[T]| of.iter().copied().filter(|item| !other.contains(item)).collect();
+    [without(observed, desired), without(desired, observed)]
+}
+
+#[cfg(test)]
+mod tests;

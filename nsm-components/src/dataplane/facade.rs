@@ -1,0 +1,202 @@
+//! The steps put together.
+
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::{
+    desired::{Desired, Footprint, Link},
+    diff::{Conflict, diff, removal},
+    ids::ConnectionId,
+    netns::{Namespaces, Netns},
+    observed::{Observed, OwnedLink},
+    operation::Operation,
+    port::{Depth, Failure, Kernel, KernelError},
+};
+
+/// What `ensure` had to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The link was made.
+    Created,
+    /// All was there already and nothing was touched: a refresh, or the first one after a restart.
+    Adopted,
+    /// The link was there; this many changes were made on it.
+    Changed(usize),
+}
+
+/// The connection was not built, or not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something that is not ours stands in the way.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// A device with this VNI and port exists on the underlay, whoever its peer is. Ask the
+    /// server for another one (dataplane §5.2).
+    #[error("vni {vni} is taken on this node: draw another one")]
+    VniTaken {
+        /// The VNI.
+        vni: u32,
+    },
+    /// A change failed; what this call had made before is taken back.
+    #[error(transparent)]
+    Apply(#[from] Box<Failure>),
+    /// The kernel's state could not be read.
+    #[error("cannot read the state of connection {id}")]
+    Observe {
+        /// The connection.
+        id: ConnectionId,
+        /// Why.
+        #[source]
+        source: KernelError,
+    },
+    /// The links of a namespace could not be listed.
+    #[error("cannot list the links of {netns}")]
+    List {
+        /// The namespace.
+        netns: super::ids::NetnsKey,
+        /// Why.
+        #[source]
+        source: KernelError,
+    },
+}
+
+/// Builds, keeps and removes connections in a kernel.
+///
+/// Calls for one connection must not overlap; the caller keeps their order. Calls for different
+/// connections run side by side.
+pub struct Dataplane<K> {
+    kernel: Arc<K>,
+    in_use: Arc<dyn Fn(&ConnectionId) -> bool + Send + Sync>,
+}
+
+/// Between looking and creating someone may take the name; then it is looked at once more.
+const TRIES: u32 = 2;
+
+// === impl Dataplane ===
+
+impl<K> Clone for Dataplane<K> {
+    fn clone(&self) -> Self {
+        Self { kernel: self.kernel.clone(), in_use: self.in_use.clone() }
+    }
+}
+
+impl<K: Kernel> Dataplane<K> {
+    /// Over this kernel.
+    pub fn new(kernel: impl Into<Arc<K>>) -> Self {
+        Self { kernel: kernel.into(), in_use: Arc::new(|_| false) }
+    }
+
+    /// Asks `in_use` before a link of another connection is replaced because its name is wanted.
+    /// Without it such a link counts as left behind: the pod asks for the name, so it has no use
+    /// for the old one.
+    #[must_use]
+    pub fn with_in_use(mut self, in_use: impl Fn(&ConnectionId) -> bool + Send + Sync + 'static) -> Self {
+        self.in_use = Arc::new(in_use);
+        self
+    }
+
+    /// The kernel underneath.
+    pub fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
+    /// Brings the kernel to `desired`. What is right is not touched; on failure what this call
+    /// made is taken back. `netns` holds the namespaces whose descriptors came with the Request;
+    /// others are searched.
+    pub async fn ensure(&self, desired: &Desired, netns: &Namespaces) -> Result<Applied, Error> {
+        let mut attempt = 0;
+        loop {
+            let desired = if attempt == 0 { desired.clone() } else { desired.reindexed(attempt) };
+            attempt += 1;
+            let observed = self.observe(&desired, netns).await?;
+            let operations = diff(&desired, &observed, &*self.in_use)?;
+            let applied = summary(&operations);
+            let Err(failure) = self.kernel.apply(operations, netns).await else { return Ok(applied) };
+            self.roll_back(&failure, netns).await;
+            if attempt >= TRIES || !is_race(&failure) {
+                return Err(refused(&desired, failure));
+            }
+        }
+    }
+
+    /// Removes every link of the connection that is still there. Places whose namespace is gone
+    /// need nothing: links die with it.
+    ///
+    /// Returns whether anything was removed.
+    pub async fn remove(&self, footprint: &Footprint, netns: &Namespaces) -> Result<bool, Error> {
+        let observed = self
+            .kernel
+            .observe(footprint, Depth::Links, netns)
+            .await
+            .map_err(|source| Error::Observe { id: footprint.id.clone(), source })?;
+        let places: Vec<_> = footprint.places.iter().map(|place| place.netns).collect();
+        let operations = removal(&places, &observed);
+        let removed = !operations.is_empty();
+        self.kernel.apply(operations, netns).await?;
+        Ok(removed)
+    }
+
+    /// Whether the kernel is as desired; changes nothing.
+    pub async fn is_in_sync(&self, desired: &Desired, netns: &Namespaces) -> Result<bool, Error> {
+        let observed = self.observe(desired, netns).await?;
+        Ok(diff(desired, &observed, &*self.in_use)?.is_empty())
+    }
+
+    /// All links of ours in a namespace.
+    pub async fn list_owned(&self, netns: &Netns) -> Result<Vec<OwnedLink>, Error> {
+        let listed = self.kernel.list_owned(netns).await;
+        listed.map_err(|source| Error::List { netns: netns.key(), source })
+    }
+
+    async fn observe(&self, desired: &Desired, netns: &Namespaces) -> Result<Observed, Error> {
+        let plain = desired.ends.iter().all(|end| end.neighbours.is_empty());
+        let depth = if plain { Depth::Routes } else { Depth::Neighbours };
+        let observed = self.kernel.observe(&desired.footprint(), depth, netns).await;
+        observed.map_err(|source| Error::Observe { id: desired.id.clone(), source })
+    }
+
+    /// Takes back what a failed call made, as far as that goes. A deleted link takes all on it
+    /// along.
+    async fn roll_back(&self, failure: &Failure, netns: &Namespaces) {
+        let created = failure.applied.iter().find(|op| matches!(op, Operation::Create(_)));
+        let inverse = match created {
+            Some(create) => create.inverse().into_iter().collect(),
+            None => failure.applied.iter().rev().filter_map(Operation::inverse).collect::<Vec<_>>(),
+        };
+        for operation in inverse {
+            if let Err(error) = self.kernel.apply(vec![operation], netns).await {
+                tracing::warn!(%error, cause = %error.source, "could not take back a change");
+            }
+        }
+    }
+}
+
+fn summary(operations: &[Operation]) -> Applied {
+    if operations.is_empty() {
+        Applied::Adopted
+    } else if operations.iter().any(|op| matches!(op, Operation::Create(_))) {
+        Applied::Created
+    } else {
+        Applied::Changed(operations.len())
+    }
+}
+
+/// EEXIST: a name appeared meanwhile; EBUSY: one of the chosen indexes is taken; ENODEV: what was
+/// to be changed disappeared.
+fn is_race(failure: &Failure) -> bool {
+    matches!(failure.source.errno(), Some(Errno::EEXIST | Errno::EBUSY | Errno::ENODEV))
+}
+
+/// Names were looked at right before: what still exists is the VNI.
+fn refused(desired: &Desired, failure: Box<Failure>) -> Error {
+    match (desired.link, &failure.operation, failure.source.errno()) {
+        (Link::Vxlan(tunnel), Operation::Create(_), Some(Errno::EEXIST)) => {
+            Error::VniTaken { vni: tunnel.vni }
+        }
+        _ => Error::Apply(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests;

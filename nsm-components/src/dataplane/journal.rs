@@ -1,0 +1,218 @@
+//! What the kernel does not know about a connection, on disk for the next process.
+//!
+//! One file a connection, `<id>.json` under a base folder. After a restart the forwarder reads
+//! which connections existed, where they are, and removes those that nobody refreshes within one
+//! token life.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{desired::Footprint, ids::ConnectionId};
+
+/// One connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What to look for and where.
+    #[serde(flatten)]
+    pub footprint: Footprint,
+    /// `veth` or `vxlan`; for people who read the file.
+    pub kind: String,
+    /// When the connection's token ends, in seconds since 1970. By the wall clock, which may have
+    /// jumped: the reader gives every connection a whole token life from its own start.
+    pub expires: u64,
+}
+
+/// An [`Entry`] as it stands in the file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    /// `/proc/sys/kernel/random/boot_id`: links do not outlive it.
+    boot_id: String,
+    #[serde(flatten)]
+    entry: Entry,
+}
+
+/// The folder of entries. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Journal(Arc<Folder>);
+
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    boot_id: String,
+}
+
+/// The journal could not be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing} {}: is the folder on a writable host path?", .path.display())]
+pub struct JournalError {
+    /// What was tried.
+    pub doing: &'static str,
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Version of the file's format.
+const VERSION: u32 = 1;
+
+/// Largest file that is read, in bytes: an entry is below 1 KiB.
+const MAX_FILE: u64 = 16 * 1024;
+
+/// Most entries that are read: far above the connections of one node.
+const MAX_ENTRIES: usize = 16_384;
+
+/// Ending of files that could not be read.
+const QUARANTINE: &str = "unreadable";
+
+// === impl Journal ===
+
+impl Journal {
+    /// Opens the folder, makes it where it is missing, and reads what an earlier process left.
+    ///
+    /// Entries of an earlier boot are dropped: their links are gone. Files that cannot be read are
+    /// renamed to `*.unreadable` with a warning. Blocking.
+    pub fn open(path: impl Into<PathBuf>) -> Result<(Self, Vec<Entry>), JournalError> {
+        let path = path.into();
+        fs::create_dir_all(&path).map_err(|source| failed("make the folder", &path, source))?;
+        let boot_id = "/proc/sys/kernel/random/boot_id";
+        let boot_id = fs::read_to_string(boot_id).map_err(|source| failed("read", boot_id, source))?;
+        let folder = Folder { path, boot_id: boot_id.trim().to_owned() };
+        let entries = folder.load()?;
+        Ok((Self(Arc::new(folder)), entries))
+    }
+
+    /// Writes or replaces a connection's entry; on return it is on disk.
+    pub async fn put(&self, entry: Entry) -> Result<(), JournalError> {
+        self.run(move |folder| folder.put(entry)).await
+    }
+
+    /// Drops a connection's entry; none is fine.
+    pub async fn remove(&self, id: &ConnectionId) -> Result<(), JournalError> {
+        let id = id.clone();
+        self.run(move |folder| folder.remove(&id)).await
+    }
+
+    async fn run(
+        &self,
+        work: impl FnOnce(&Folder) -> Result<(), JournalError> + Send + 'static,
+    ) -> Result<(), JournalError> {
+        let folder = self.0.clone();
+        let done = tokio::task::spawn_blocking(move || work(&folder)).await;
+        done.unwrap_or_else(|error| Err(failed("keep the journal in", &self.0.path, io::Error::other(error))))
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// An entry for what `ensure` has built.
+    pub fn new(desired: &super::desired::Desired, expires: SystemTime) -> Self {
+        let kind = match desired.link {
+            super::desired::Link::Veth => "veth",
+            super::desired::Link::Vxlan(_) => "vxlan",
+        };
+        let expires = expires.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+        Self { footprint: desired.footprint(), kind: kind.into(), expires }
+    }
+
+    /// When the connection's token ends by the wall clock.
+    pub fn expires_at(&self) -> SystemTime {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.expires)).unwrap_or(UNIX_EPOCH)
+    }
+}
+
+// === impl Folder ===
+
+impl Folder {
+    fn file(&self, id: &ConnectionId) -> PathBuf {
+        self.path.join(format!("{id}.json"))
+    }
+
+    fn put(&self, entry: Entry) -> Result<(), JournalError> {
+        let path = self.file(&entry.footprint.id);
+        let record = Record { version: VERSION, boot_id: self.boot_id.clone(), entry };
+        let write = || -> io::Result<()> {
+            let temporary = path.with_extension("json.tmp");
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec(&record)?)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|source| failed("write", &path, source))
+    }
+
+    fn remove(&self, id: &ConnectionId) -> Result<(), JournalError> {
+        let path = self.file(id);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path, source)),
+            _ => Ok(()),
+        }
+    }
+
+    fn load(&self) -> Result<Vec<Entry>, JournalError> {
+        let files = fs::read_dir(&self.path).map_err(|source| failed("list", &self.path, source))?;
+        let mut entries = Vec::new();
+        for path in files.flatten().map(|file| file.path()) {
+            match path.extension().and_then(|ending| ending.to_str()) {
+                Some("json") if entries.len() < MAX_ENTRIES => entries.extend(self.read(&path)),
+                Some("json") => tracing::warn!(path = %path.display(), "journal is full, entry ignored"),
+                // A write that was cut off; the file it was to replace still stands.
+                Some("tmp") => discard(&path),
+                _ => {}
+            }
+        }
+        Ok(entries)
+    }
+
+    fn read(&self, path: &Path) -> Option<Entry> {
+        let record = match record(path) {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "journal entry is unreadable, set aside");
+                if let Err(error) = fs::rename(path, path.with_extension(QUARANTINE)) {
+                    tracing::warn!(path = %path.display(), %error, "could not set it aside");
+                }
+                return None;
+            }
+        };
+        if record.boot_id != self.boot_id {
+            discard(path);
+            return None;
+        }
+        Some(record.entry)
+    }
+}
+
+fn record(path: &Path) -> io::Result<Record> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
+    let record: Record = serde_json::from_str(&text)?;
+    let named = path.file_stem().and_then(|stem| stem.to_str());
+    if record.version != VERSION || named != Some(record.entry.footprint.id.as_str()) {
+        return Err(io::Error::other("it is of another version or connection"));
+    }
+    Ok(record)
+}
+
+fn discard(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "could not remove an old file of the journal");
+    }
+}
+
+fn failed(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> JournalError {
+    JournalError { doing, path: path.into(), source }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! Making changes: consecutive ones of a namespace in one send.
+
+use nix::errno::Errno;
+
+use super::{message, session::Session, socket::Request};
+use crate::dataplane::{
+    operation::Operation,
+    port::{Failure, KernelError},
+};
+
+/// A failed operation by its place, and all places that were done.
+struct Stop {
+    at: usize,
+    done: Vec<usize>,
+    source: KernelError,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Makes the changes in order.
+    pub(super) fn apply(&mut self, operations: &[Operation]) -> Result<(), Box<Failure>> {
+        let mut done = Vec::with_capacity(operations.len());
+        let mut from = 0;
+        while from < operations.len() {
+            let to = from + run_length(&operations[from..]);
+            let outcome = self.apply_run(&operations[from..to]);
+            if let Err(stop) = outcome {
+                done.extend(stop.done.iter().map(|at| from + at));
+                return Err(Box::new(Failure {
+                    operation: operations[from + stop.at].clone(),
+                    applied: done.into_iter().map(|at: usize| operations[at].clone()).collect(),
+                    source: stop.source,
+                }));
+            }
+            done.extend(from..to);
+            from = to;
+        }
+        Ok(())
+    }
+
+    /// Operations of one kind of transport: a sysctl alone, or netlink messages of one namespace.
+    fn apply_run(&mut self, run: &[Operation]) -> Result<(), Stop> {
+        let fail = |source| Stop { at: 0, done: Vec::new(), source };
+        match run {
+            [Operation::AllowPing(netns)] => self.allow_ping(*netns).map_err(fail),
+            [Operation::EnableIpv6(at)] => self.enable_ipv6(at.netns, &at.name).map_err(fail),
+            run => self.apply_messages(run),
+        }
+    }
+
+    fn apply_messages(&mut self, run: &[Operation]) -> Result<(), Stop> {
+        let fail = |source| Stop { at: 0, done: Vec::new(), source };
+        let netns = run.first().and_then(Operation::netns).unwrap_or_else(|| self.underlay());
+        let mut requests = Vec::with_capacity(run.len());
+        // Descriptors named in messages stay open until the kernel has read them.
+        let mut held = Vec::new();
+        for operation in run {
+            requests.push(self.request(operation, &mut held).map_err(fail)?);
+        }
+        let answers = self.batch(netns, requests).map_err(fail)?;
+        drop(held);
+        let mut done = Vec::new();
+        let mut stop = None;
+        for (at, (operation, answer)) in run.iter().zip(answers).enumerate() {
+            match answer {
+                Err(source) if !is_done_already(operation, &source) => {
+                    stop.get_or_insert((at, source));
+                }
+                _ => done.push(at),
+            }
+        }
+        stop.map_or(Ok(()), |(at, source)| Err(Stop { at, done, source }))
+    }
+
+    fn request(
+        &mut self,
+        operation: &Operation,
+        held: &mut Vec<crate::dataplane::netns::Netns>,
+    ) -> Result<Request, KernelError> {
+        let Operation::Create(desired) = operation else {
+            return message::of(operation)
+                .ok_or_else(|| KernelError::Answer(format!("{operation} is no netlink message")));
+        };
+        let mut ends = Vec::with_capacity(desired.ends.len());
+        for end in &desired.ends {
+            let netns = self.find(end.netns).ok_or(KernelError::NoNetns(end.netns))?;
+            ends.push((end, netns.clone()));
+            held.push(netns);
+        }
+        message::create(desired.link, &ends)
+            .ok_or_else(|| KernelError::Answer(format!("{operation} has not the ends that its kind needs")))
+    }
+}
+
+/// How many operations from the first on go out together.
+fn run_length(operations: &[Operation]) -> usize {
+    let alone = |op: &Operation| {
+        matches!(op, Operation::AllowPing(_) | Operation::EnableIpv6(_) | Operation::Create(_))
+    };
+    let Some(first) = operations.first() else { return 0 };
+    if alone(first) {
+        return 1;
+    }
+    operations.iter().take_while(|op| !alone(op) && op.netns() == first.netns()).count()
+}
+
+/// Deleting what is gone is done: the namespace or the peer went first. An equal address or route
+/// that someone added meanwhile is the wanted one.
+fn is_done_already(operation: &Operation, error: &KernelError) -> bool {
+    match operation {
+        Operation::Delete(_) => error.errno() == Some(Errno::ENODEV),
+        Operation::RemoveAddress(..) => error.errno() == Some(Errno::EADDRNOTAVAIL),
+        Operation::RemoveRoute(..) => error.errno() == Some(Errno::ESRCH),
+        Operation::RemoveNeighbour(..) => error.errno() == Some(Errno::ENOENT),
+        Operation::AddAddress(..) | Operation::AddAltname(..) | Operation::AddRoute(..) => {
+            error.errno() == Some(Errno::EEXIST)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,132 @@
+//! One call's stay on its thread: which namespace it is in and which sockets it has.
+
+use std::{collections::HashMap, fs, io, sync::Arc};
+
+use netlink_packet_route::RouteNetlinkMessage;
+
+use super::{
+    Tally,
+    socket::{Request, Rtnl},
+};
+use crate::dataplane::{
+    ids::NetnsKey,
+    netns::{Namespaces, Netns},
+    port::KernelError,
+};
+
+/// Lives on one short-lived thread.
+pub(super) struct Session {
+    underlay: Netns,
+    netns: Namespaces,
+    sockets: HashMap<NetnsKey, Rtnl>,
+    here: Option<NetnsKey>,
+    tally: Arc<Tally>,
+}
+
+/// Groups that may open ICMP sockets: all. The kernel's default is none (`1 0`).
+const PING_GROUPS: &str = "0\t2147483647";
+const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
+
+// === impl Session ===
+
+impl Session {
+    pub(super) fn new(underlay: Netns, netns: Namespaces, tally: Arc<Tally>) -> Self {
+        Self { underlay, netns, sockets: HashMap::new(), here: None, tally }
+    }
+
+    /// The namespace tunnels leave from.
+    pub(super) fn underlay(&self) -> NetnsKey {
+        self.underlay.key()
+    }
+
+    /// A namespace at hand or found; `None` when it is gone.
+    pub(super) fn find(&mut self, key: NetnsKey) -> Option<Netns> {
+        if key == self.underlay.key() {
+            return Some(self.underlay.clone());
+        }
+        let netns = self.netns.get_or_find(key)?;
+        self.netns.insert(netns.clone());
+        Some(netns)
+    }
+
+    pub(super) fn batch(
+        &mut self,
+        key: NetnsKey,
+        requests: Vec<Request>,
+    ) -> Result<Vec<Result<(), KernelError>>, KernelError> {
+        Tally::add(&self.tally.writes, requests.len());
+        Tally::add(&self.tally.write_sends, 1);
+        self.socket(key)?.batch(requests)
+    }
+
+    pub(super) fn get(
+        &mut self,
+        key: NetnsKey,
+        message: RouteNetlinkMessage,
+    ) -> Result<Option<RouteNetlinkMessage>, KernelError> {
+        Tally::add(&self.tally.reads, 1);
+        self.socket(key)?.get(message)
+    }
+
+    pub(super) fn dump(
+        &mut self,
+        key: NetnsKey,
+        message: &RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+        Tally::add(&self.tally.reads, 1);
+        self.socket(key)?.dump(message)
+    }
+
+    /// Whether ICMP sockets are open to all groups. A namespace without the setting has nothing
+    /// to open.
+    pub(super) fn ping_allowed(&mut self, key: NetnsKey) -> Result<bool, KernelError> {
+        self.enter(key)?;
+        Ok(read(PING_GROUP_RANGE).is_none_or(|range| range.split_whitespace().eq(PING_GROUPS.split('\t'))))
+    }
+
+    pub(super) fn allow_ping(&mut self, key: NetnsKey) -> Result<(), KernelError> {
+        if self.ping_allowed(key)? { Ok(()) } else { self.write(PING_GROUP_RANGE.into(), PING_GROUPS) }
+    }
+
+    /// Whether IPv6 is switched off on the link. A kernel without IPv6 has nothing to switch.
+    pub(super) fn ipv6_disabled(&mut self, key: NetnsKey, name: &str) -> Result<bool, KernelError> {
+        self.enter(key)?;
+        Ok(read(&disable_ipv6(name)).is_some_and(|value| value.trim() != "0"))
+    }
+
+    pub(super) fn enable_ipv6(&mut self, key: NetnsKey, name: &str) -> Result<(), KernelError> {
+        if self.ipv6_disabled(key, name)? { self.write(disable_ipv6(name), "0") } else { Ok(()) }
+    }
+
+    fn write(&mut self, path: String, value: &str) -> Result<(), KernelError> {
+        Tally::add(&self.tally.sysctls, 1);
+        fs::write(&path, value).map_err(|source| KernelError::Sysctl { path, source })
+    }
+
+    fn socket(&mut self, key: NetnsKey) -> Result<&mut Rtnl, KernelError> {
+        if !self.sockets.contains_key(&key) {
+            self.enter(key)?;
+            self.sockets.insert(key, Rtnl::open()?);
+        }
+        self.sockets.get_mut(&key).ok_or(KernelError::NoNetns(key))
+    }
+
+    fn enter(&mut self, key: NetnsKey) -> Result<(), KernelError> {
+        if self.here == Some(key) {
+            return Ok(());
+        }
+        let netns = self.find(key).ok_or(KernelError::NoNetns(key))?;
+        let entered: io::Result<()> = netns.enter();
+        entered.map_err(|source| KernelError::Io { doing: "enter a network namespace", source })?;
+        self.here = Some(key);
+        Ok(())
+    }
+}
+
+fn read(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+fn disable_ipv6(name: &str) -> String {
+    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+}

@@ -1,0 +1,121 @@
+//! Network namespaces as descriptors.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::Path,
+    sync::Arc,
+};
+
+use nix::sched::{CloneFlags, setns};
+
+use super::ids::NetnsKey;
+
+/// An open network namespace. It lives at least as long as this value: hold it for an operation,
+/// not for a connection, or a dead pod's links stay.
+#[derive(Debug, Clone)]
+pub struct Netns {
+    key: NetnsKey,
+    file: Arc<File>,
+}
+
+/// Namespaces at hand for one operation.
+#[derive(Debug, Clone, Default)]
+pub struct Namespaces(HashMap<NetnsKey, Netns>);
+
+// === impl Netns ===
+
+impl Netns {
+    /// The namespace behind a received descriptor. Those are often `O_PATH`, on which the kernel
+    /// refuses `setns` (EBADF); so it is opened again, which also fails early on other files.
+    pub fn from_fd(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Self::open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+    }
+
+    /// The namespace behind a path, such as `/run/netns/name`.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let stat = file.metadata()?;
+        Ok(Self { key: NetnsKey { dev: stat.dev(), ino: stat.ino() }, file: Arc::new(file) })
+    }
+
+    /// The calling thread's namespace.
+    pub fn current() -> io::Result<Self> {
+        Self::open("/proc/thread-self/ns/net")
+    }
+
+    /// Finds a namespace among the named ones and those of processes, as far as this process sees
+    /// them. Blocking, and slow with many processes.
+    pub fn find(key: NetnsKey) -> Option<Self> {
+        let named = entries("/run/netns");
+        let processes = entries("/proc").map(|entry| entry.join("ns/net"));
+        named.chain(processes).find_map(|path| {
+            let stat = fs::metadata(&path).ok()?;
+            if stat.ino() != key.ino || stat.dev() != key.dev {
+                return None;
+            }
+            // The path may mean another namespace by now.
+            Self::open(&path).ok().filter(|netns| netns.key == key)
+        })
+    }
+
+    /// How `stat` names it.
+    pub fn key(&self) -> NetnsKey {
+        self.key
+    }
+
+    /// Moves the calling thread into it, for the rest of the thread's life.
+    pub(super) fn enter(&self) -> io::Result<()> {
+        Ok(setns(&self.file, CloneFlags::CLONE_NEWNET)?)
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl TryFrom<OwnedFd> for Netns {
+    type Error = io::Error;
+
+    fn try_from(fd: OwnedFd) -> io::Result<Self> {
+        Self::from_fd(fd.as_fd())
+    }
+}
+
+fn entries(folder: &str) -> impl Iterator<Item = std::path::PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+// === impl Namespaces ===
+
+impl Namespaces {
+    /// Adds a namespace and returns its key.
+    pub fn insert(&mut self, netns: Netns) -> NetnsKey {
+        let key = netns.key();
+        self.0.insert(key, netns);
+        key
+    }
+
+    /// One of them.
+    pub fn get(&self, key: NetnsKey) -> Option<&Netns> {
+        self.0.get(&key)
+    }
+
+    /// One of them, or one that is found. Blocking, see [`Netns::find`].
+    pub(super) fn get_or_find(&self, key: NetnsKey) -> Option<Netns> {
+        self.get(key).cloned().or_else(|| Netns::find(key))
+    }
+}
+
+impl FromIterator<Netns> for Namespaces {
+    fn from_iter<I: IntoIterator<Item = Netns>>(all: I) -> Self {
+        Self(all.into_iter().map(|netns| (netns.key(), netns)).collect())
+    }
+}

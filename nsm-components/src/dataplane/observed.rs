@@ -1,0 +1,130 @@
+//! What is in the kernel now.
+
+use ipnet::IpNet;
+
+use super::{
+    desired::{Neighbour, VxlanLink},
+    ids::{ConnectionId, NetnsKey},
+};
+use crate::api::{
+    context::Hop,
+    names::{LINK_ALIAS_PREFIX, LINK_GROUP},
+};
+
+/// What was found at the places of a connection, in their order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// One for each place.
+    pub ends: Vec<ObservedEnd>,
+}
+
+/// What was found at one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObservedEnd {
+    /// The namespace is gone, or this process has no way into it.
+    Unreachable,
+    /// The namespace was looked at.
+    Reachable {
+        /// The connection's own link, under whatever name.
+        own: Option<ObservedLink>,
+        /// Another link that has the wanted name.
+        occupant: Option<OwnedLink>,
+        /// Whether unprivileged ICMP sockets work (`ping_group_range` holds all groups).
+        ping_allowed: bool,
+    },
+}
+
+/// A link of the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedLink {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Whether its second name is set.
+    pub has_altname: bool,
+    /// Its kind with what cannot be changed later.
+    pub kind: ObservedKind,
+    /// Hardware address.
+    pub mac: [u8; 6],
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Whether IPv6 is switched off on it (`disable_ipv6`).
+    pub ipv6_disabled: bool,
+    /// Addresses but those of link scope, which are the kernel's own.
+    pub addresses: Vec<IpNet>,
+    /// Routes of ours over this link.
+    pub routes: Vec<Hop>,
+    /// Permanent neighbours on this link.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// Kind of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObservedKind {
+    /// One end of a pair.
+    Veth {
+        /// Interface index of the other end, in its namespace.
+        peer: u32,
+    },
+    /// A tunnel.
+    Vxlan(VxlanLink),
+    /// Anything else.
+    Other,
+}
+
+/// Whose a link is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// A finished link of this connection.
+    Connection(ConnectionId),
+    /// Ours by its mark, but never finished.
+    Unfinished,
+    /// Not ours.
+    Foreign,
+}
+
+/// A link and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedLink {
+    /// Where it is.
+    pub netns: NetnsKey,
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+// === impl Owner ===
+
+impl Owner {
+    /// Reads the tag. The group alone is set at birth; the alias follows.
+    pub fn of(group: u32, alias: Option<&str>) -> Self {
+        match alias.filter(|alias| !alias.is_empty()) {
+            _ if group != LINK_GROUP => Self::Foreign,
+            None => Self::Unfinished,
+            Some(alias) => alias
+                .strip_prefix(LINK_ALIAS_PREFIX)
+                .and_then(|id| ConnectionId::new(id).ok())
+                .map_or(Self::Foreign, Self::Connection),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_ours_by_its_mark_and_named_by_its_alias() {
+        let id = ConnectionId::new("c1").unwrap();
+        assert_eq!(Owner::of(LINK_GROUP, Some("nsm:c1")), Owner::Connection(id));
+        assert_eq!(Owner::of(LINK_GROUP, None), Owner::Unfinished);
+        assert_eq!(Owner::of(0, Some("nsm:c1")), Owner::Foreign);
+        assert_eq!(Owner::of(LINK_GROUP, Some("uplink")), Owner::Foreign);
+    }
+}

@@ -1,0 +1,171 @@
+//! Single changes of the kernel's state.
+
+use std::fmt;
+
+use ipnet::IpNet;
+
+use super::{
+    desired::{Desired, Link, Neighbour},
+    ids::NetnsKey,
+};
+use crate::api::context::Hop;
+
+/// A link in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At {
+    /// The namespace.
+    pub netns: NetnsKey,
+    /// Interface index there.
+    pub index: u32,
+    /// Interface name there.
+    pub name: String,
+}
+
+/// One change. Those on an existing link name it by index, which the kernel does not give again
+/// while anyone could still mean the old one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Makes the link with all its ends in place, marked as ours.
+    Create(Box<Desired>),
+    /// Deletes a link, and with it its peer; one that is gone already counts as deleted.
+    Delete(At),
+    /// Writes the alias: from here on the link is finished.
+    SetAlias(At, String),
+    /// Adds the second name.
+    AddAltname(At, String),
+    /// Sets the hardware address.
+    SetMac {
+        /// The link.
+        at: At,
+        /// Before.
+        from: [u8; 6],
+        /// After.
+        to: [u8; 6],
+    },
+    /// Sets the MTU, in bytes.
+    SetMtu {
+        /// The link.
+        at: At,
+        /// Before.
+        from: u32,
+        /// After.
+        to: u32,
+    },
+    /// Raises the link.
+    Up(At),
+    /// Adds an address; an IPv6 one without duplicate address detection.
+    AddAddress(At, IpNet),
+    /// Removes an address.
+    RemoveAddress(At, IpNet),
+    /// Adds a route of ours; routes of others stay beneath it.
+    AddRoute(At, Hop),
+    /// Removes a route of ours.
+    RemoveRoute(At, Hop),
+    /// Adds or replaces a permanent neighbour.
+    SetNeighbour(At, Neighbour),
+    /// Removes a permanent neighbour.
+    RemoveNeighbour(At, Neighbour),
+    /// Switches IPv6 on for the link, where the kernel has IPv6.
+    EnableIpv6(At),
+    /// Opens ICMP sockets to all groups of the namespace.
+    AllowPing(NetnsKey),
+}
+
+// === impl Operation ===
+
+impl Operation {
+    /// The change that takes this one back. `None` for what cannot be taken back (a deleted link)
+    /// or what stays useful (sysctls, tags).
+    pub fn inverse(&self) -> Option<Self> {
+        Some(match self {
+            Self::Create(desired) => {
+                let end = desired.ends.first()?;
+                Self::Delete(At { netns: end.netns, index: end.index, name: end.name.clone() })
+            }
+            Self::SetMac { at, from, to } => Self::SetMac { at: at.clone(), from: *to, to: *from },
+            Self::SetMtu { at, from, to } => Self::SetMtu { at: at.clone(), from: *to, to: *from },
+            Self::AddAddress(at, net) => Self::RemoveAddress(at.clone(), *net),
+            Self::RemoveAddress(at, net) => Self::AddAddress(at.clone(), *net),
+            Self::AddRoute(at, hop) => Self::RemoveRoute(at.clone(), *hop),
+            Self::RemoveRoute(at, hop) => Self::AddRoute(at.clone(), *hop),
+            Self::SetNeighbour(at, neighbour) => Self::RemoveNeighbour(at.clone(), *neighbour),
+            Self::RemoveNeighbour(at, neighbour) => Self::SetNeighbour(at.clone(), *neighbour),
+            Self::Delete(_)
+            | Self::SetAlias(..)
+            | Self::AddAltname(..)
+            | Self::Up(_)
+            | Self::EnableIpv6(_)
+            | Self::AllowPing(_) => return None,
+        })
+    }
+
+    /// The namespace it is sent to; a link is made from the underlay's, hence `None`.
+    pub fn netns(&self) -> Option<NetnsKey> {
+        match self {
+            Self::Create(_) => None,
+            Self::AllowPing(netns) => Some(*netns),
+            Self::Delete(at)
+            | Self::SetAlias(at, _)
+            | Self::AddAltname(at, _)
+            | Self::SetMac { at, .. }
+            | Self::SetMtu { at, .. }
+            | Self::Up(at)
+            | Self::AddAddress(at, _)
+            | Self::RemoveAddress(at, _)
+            | Self::AddRoute(at, _)
+            | Self::RemoveRoute(at, _)
+            | Self::SetNeighbour(at, _)
+            | Self::RemoveNeighbour(at, _)
+            | Self::EnableIpv6(at) => Some(at.netns),
+        }
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.name, self.netns)
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(desired) => create(f, desired),
+            Self::Delete(at) => write!(f, "delete link {at}"),
+            Self::SetAlias(at, alias) => write!(f, "set alias {alias} on {at}"),
+            Self::AddAltname(at, name) => write!(f, "add altname {name} to {at}"),
+            Self::SetMac { at, to, .. } => write!(f, "set hardware address {to:02x?} on {at}"),
+            Self::SetMtu { at, to, .. } => write!(f, "set mtu {to} on {at}"),
+            Self::Up(at) => write!(f, "raise {at}"),
+            Self::AddAddress(at, net) => write!(f, "add address {net} to {at}"),
+            Self::RemoveAddress(at, net) => write!(f, "remove address {net} from {at}"),
+            Self::AddRoute(at, hop) => route(f, "add", at, hop),
+            Self::RemoveRoute(at, hop) => route(f, "remove", at, hop),
+            Self::SetNeighbour(at, n) => write!(f, "set neighbour {} on {at}", n.ip),
+            Self::RemoveNeighbour(at, n) => write!(f, "remove neighbour {} from {at}", n.ip),
+            Self::EnableIpv6(at) => write!(f, "switch IPv6 on for {at}"),
+            Self::AllowPing(netns) => write!(f, "open ICMP sockets in {netns}"),
+        }
+    }
+}
+
+fn create(f: &mut fmt::Formatter<'_>, desired: &Desired) -> fmt::Result {
+    match desired.link {
+        Link::Veth => write!(f, "create veth")?,
+        Link::Vxlan(t) => {
+            write!(f, "create vxlan {} from {} to {} port {}", t.vni, t.local, t.remote, t.port)?
+        }
+    }
+    for (i, end) in desired.ends.iter().enumerate() {
+        let word = if i == 0 { "" } else { " and" };
+        write!(f, "{word} {} in {}", end.name, end.netns)?;
+    }
+    Ok(())
+}
+
+fn route(f: &mut fmt::Formatter<'_>, verb: &str, at: &At, hop: &Hop) -> fmt::Result {
+    match hop.via {
+        Some(via) => write!(f, "{verb} route {} via {via} on {at}", hop.prefix),
+        None => write!(f, "{verb} route {} on {at}", hop.prefix),
+    }
+}

@@ -1,0 +1,172 @@
+//! From a connection to its kernel objects. Pure.
+
+use super::{
+    desired::{Desired, End, Link, Neighbour, Role, VxlanLink, mac},
+    ids::{BadConnectionId, ConnectionId, NetnsKey},
+};
+use crate::api::{
+    Connection, connectioncontext::ConnectionContext, context, mechanism::interface_name_is_valid,
+};
+
+/// How a connection leaves the forwarder on one side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Side {
+    /// An interface in a pod of this node.
+    Kernel {
+        /// The pod's namespace.
+        netns: NetnsKey,
+        /// Interface name in the pod.
+        ifname: String,
+    },
+    /// A tunnel to another node.
+    Vxlan {
+        /// Identity of the tunnel as seen from here.
+        tunnel: VxlanLink,
+        /// Largest inner packet in bytes that the underlay carries (its MTU less the overhead);
+        /// 0 when unknown.
+        mtu: u32,
+    },
+}
+
+/// The connection cannot be built on this data plane.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The connection's id.
+    #[error(transparent)]
+    Id(#[from] BadConnectionId),
+    /// The interface's name.
+    #[error(
+        "interface name {0:?} is not one the kernel takes: give 1 to 15 bytes without '/', ':' and blanks"
+    )]
+    InterfaceName(String),
+    /// Both ends in one pod under one name.
+    #[error(
+        "client and endpoint are both in {netns} and both want interface {name}: name one of them differently"
+    )]
+    SameInterface {
+        /// The pod's namespace.
+        netns: NetnsKey,
+        /// The name both want.
+        name: String,
+    },
+    /// Tunnel to tunnel.
+    #[error("no side of connection {0} is a pod of this node")]
+    NoPod(ConnectionId),
+    /// The tunnel's numbers.
+    #[error("tunnel vni {} from {} to {} port {} cannot be: {why}", .tunnel.vni, .tunnel.local, .tunnel.remote, .tunnel.port)]
+    Tunnel {
+        /// As given.
+        tunnel: VxlanLink,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Smaller than any link.
+    #[error("mtu {0} is below 68, the smallest of IPv4 (RFC 791)")]
+    Mtu(u32),
+}
+
+/// Smallest MTU of a link that carries IPv4 (`ETH_MIN_MTU`).
+const MIN_MTU: u32 = 68;
+
+/// The kernel objects of `connection` between `server`, the side of the client (nsc) that calls,
+/// and `client`, the side of the endpoint (nse) that is called.
+pub fn plan(connection: &Connection, server: &Side, client: &Side) -> Result<Desired, PlanError> {
+    let id = ConnectionId::new(connection.id.clone())?;
+    let context = connection.context.clone().unwrap_or_default();
+    let (link, mtu) = link(server, client, context.mtu)?;
+    let end = |role, side: &Side| match side {
+        Side::Kernel { netns, ifname } => Some(end(&id, role, *netns, ifname, mtu, &context)),
+        Side::Vxlan { .. } => None,
+    };
+    // The endpoint's end is configured first: it has to be ready when the client's first packet comes.
+    let sides = [end(Role::Endpoint, client), end(Role::Client, server)];
+    let ends = sides.into_iter().flatten().collect::<Result<Vec<End>, PlanError>>()?;
+    check(&id, &ends)?;
+    Ok(Desired { id, link, ends }.reindexed(0))
+}
+
+/// What carries the packets, and the smaller of the two MTUs that are known.
+fn link(server: &Side, client: &Side, context_mtu: u32) -> Result<(Link, Option<u32>), PlanError> {
+    let (link, tunnel_mtu) = match (server, client) {
+        (Side::Vxlan { tunnel, mtu }, _) | (_, Side::Vxlan { tunnel, mtu }) => {
+            (Link::Vxlan(valid(*tunnel)?), *mtu)
+        }
+        _ => (Link::Veth, 0),
+    };
+    let mtu = [context_mtu, tunnel_mtu].into_iter().filter(|mtu| *mtu != 0).min();
+    match mtu {
+        Some(small) if small < MIN_MTU => Err(PlanError::Mtu(small)),
+        mtu => Ok((link, mtu)),
+    }
+}
+
+fn valid(tunnel: VxlanLink) -> Result<VxlanLink, PlanError> {
+    let why = if !(1..1 << 24).contains(&tunnel.vni) {
+        "the vni is 1 to 2^24 - 1"
+    } else if tunnel.port == 0 {
+        "the port is 0"
+    } else if tunnel.local.is_ipv4() != tunnel.remote.is_ipv4() {
+        "the addresses are of two families"
+    } else if tunnel.remote.is_unspecified() || tunnel.remote.is_multicast() {
+        "the remote is no unicast address"
+    } else {
+        return Ok(tunnel);
+    };
+    Err(PlanError::Tunnel { tunnel, why })
+}
+
+fn end(
+    id: &ConnectionId,
+    role: Role,
+    netns: NetnsKey,
+    ifname: &str,
+    mtu: Option<u32>,
+    context: &ConnectionContext,
+) -> Result<End, PlanError> {
+    // Under these two names the kernel keeps the settings of all interfaces (/proc/sys/net/*/conf).
+    if !interface_name_is_valid(ifname) || ["all", "default"].contains(&ifname) {
+        return Err(PlanError::InterfaceName(ifname.into()));
+    }
+    let ip = context.ip_context.clone().unwrap_or_default();
+    let ethernet = context.ethernet_context.clone().unwrap_or_default();
+    let (addresses, routes, asked_mac) = match role {
+        Role::Client => (&ip.src_ip_addrs, context::client_hops(&ip), ethernet.src_mac),
+        Role::Endpoint => (&ip.dst_ip_addrs, context::endpoint_hops(&ip), ethernet.dst_mac),
+    };
+    let neighbours = context::neighbours(&ip.ip_neighbors);
+    Ok(End {
+        role,
+        netns,
+        name: ifname.to_owned(),
+        index: 0,
+        mac: context::mac(&asked_mac).unwrap_or_else(|| mac(id, role)),
+        mtu,
+        addresses: unique(context::nets(addresses)),
+        routes,
+        neighbours: unique(neighbours.into_iter().map(|(ip, mac)| Neighbour { ip, mac }).collect()),
+    })
+}
+
+/// Order matters: the first address is the one the kernel prefers as source.
+fn unique<T: PartialEq>(items: Vec<T>) -> Vec<T> {
+    let mut kept: Vec<T> = Vec::with_capacity(items.len());
+    for item in items {
+        if !kept.contains(&item) {
+            kept.push(item);
+        }
+    }
+    kept
+}
+
+fn check(id: &ConnectionId, ends: &[End]) -> Result<(), PlanError> {
+    match ends {
+        [] => Err(PlanError::NoPod(id.clone())),
+        [a, b] if a.netns == b.netns && a.name == b.name => {
+            Err(PlanError::SameInterface { netns: a.netns, name: a.name.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
