@@ -40,7 +40,7 @@ pub struct NSMNodeStateRoot {}
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NSMNodeStateStatus {
-    /// UID of the nsmgr's pod that wrote this, so that a report can be told from its predecessor's.
+    /// Which process wrote this, so that a report can be told from its predecessor's.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 128))]
     pub observed_instance: String,

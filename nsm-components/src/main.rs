@@ -1,1 +1,161 @@
-fn main() {}
+//! `nsm`: every process of the mesh in one program.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Parser, Subcommand};
+use nsm_components::{
+    apps, daemon,
+    settings::{self, ProcessEnvironment, Target, Vars, vars},
+};
+
+/// Exit code for settings that cannot be used (as for a bad command line).
+const USAGE: u8 = 2;
+
+/// Network Service Mesh: registry, nsmgr, forwarder, identity, client and endpoint.
+///
+/// Each process reads its settings from the environment, under upstream's names: see
+/// `nsm <process> --help`.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    process: Process,
+}
+
+#[derive(Subcommand)]
+enum Process {
+    /// Keeps network services and endpoints, in memory.
+    ///
+    /// NSM_LISTEN_ON (tcp://:5002), SPIFFE_ENDPOINT_SOCKET, NSM_MAX_TOKEN_LIFETIME (10m).
+    Registry,
+    /// The node's switchboard for clients, endpoints and forwarders.
+    ///
+    /// NSM_NAME, NSM_LISTEN_ON (the first tcp:// URL is how other nodes reach it), NSM_REGISTRY_URL,
+    /// NSM_NODE_STATE, SPIFFE_ENDPOINT_SOCKET.
+    Nsmgr,
+    /// Makes the kernel of a node carry connections. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
+    ///
+    /// NSM_NAME, NSM_LISTEN_ON, NSM_CONNECT_TO, NSM_TUNNEL_IP, NSM_BASE_DIR, SPIFFE_ENDPOINT_SOCKET.
+    Forwarder,
+    /// Asks for network services and keeps the connections.
+    ///
+    /// NSM_NAME, NSM_CONNECT_TO, NSM_NETWORK_SERVICES (kernel://service/interface?label=value, …),
+    /// SPIFFE_ENDPOINT_SOCKET.
+    Nsc,
+    /// Offers network services and hands out addresses.
+    ///
+    /// NSM_NAME, NSM_CONNECT_TO, NSM_SERVICE_NAMES, NSM_CIDR_PREFIX, NSM_LABELS, NSM_PAYLOAD,
+    /// SPIFFE_ENDPOINT_SOCKET.
+    Nse,
+    /// Serves the SPIFFE Workload API, from which every process gets who it is.
+    #[command(subcommand)]
+    Identity(Identity),
+    /// Asks a process of the mesh whether it serves; exit code 0 means yes.
+    ///
+    /// Without a URL it asks the process whose environment it runs in (NSM_LISTEN_ON).
+    Health {
+        /// What to ask: a URL, or `nsc`, `nse`, `forwarder`, `nsmgr`, `registry`, to know the default
+        /// of NSM_LISTEN_ON; `identity-agent` and `identity-authority` for those.
+        target: Option<String>,
+        /// How long to wait.
+        #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+        timeout: Duration,
+    },
+}
+
+#[derive(Subcommand, Clone, Copy)]
+enum Identity {
+    /// Without Kubernetes: an own CA on disk, callers known by user and program.
+    ///
+    /// NSM_LISTEN_ON, NSM_TRUST_DOMAIN, NSM_SVID_LIFETIME (1h), NSM_BASE_DIR.
+    Standalone,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    daemon::init_logging(&ProcessEnvironment.get(vars::NSM_LOG_LEVEL).unwrap_or_default());
+    // Libraries that choose a TLS backend by themselves shall all choose this one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &error),
+    };
+    let code = runtime.block_on(run(arguments.process));
+    // Background tasks that wait for a peer must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+fn fail(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    eprintln!("nsm: {text}");
+    ExitCode::from(code)
+}
+
+fn end<E: std::error::Error + 'static>(result: Result<(), E>) -> ExitCode {
+    result.map_or_else(|error| fail(1, &error), |()| ExitCode::SUCCESS)
+}
+
+async fn run(process: Process) -> ExitCode {
+    if let Process::Health { target, timeout } = process {
+        return end(health(target.as_deref(), timeout).await);
+    }
+    let stop = match daemon::stop_on_signals() {
+        Ok(stop) => stop,
+        Err(error) => return fail(1, &error),
+    };
+    macro_rules! start {
+        ($settings:ident, $run:path) => {
+            match settings::$settings::read(&ProcessEnvironment) {
+                Ok(settings) => end($run(settings, stop).await),
+                Err(errors) => fail(USAGE, &errors),
+            }
+        };
+    }
+    match process {
+        Process::Registry => start!(Registry, apps::registry::run),
+        Process::Nsmgr => start!(Nsmgr, apps::nsmgr::run),
+        Process::Forwarder => start!(Forwarder, apps::forwarder::run),
+        Process::Nsc => start!(Nsc, apps::nsc::run),
+        Process::Nse => start!(Nse, apps::nse::run),
+        Process::Identity(Identity::Standalone) => {
+            start!(IdentityStandalone, apps::identity::standalone::run)
+        }
+        Process::Health { .. } => ExitCode::SUCCESS,
+    }
+}
+
+async fn health(target: Option<&str>, limit: Duration) -> Result<(), apps::Error> {
+    let unknown = |reason: &str| apps::Error::Unhealthy {
+        target: target.unwrap_or(vars::NSM_LISTEN_ON).to_owned(),
+        reason: reason.to_owned(),
+    };
+    let socket = ProcessEnvironment.get(vars::SPIFFE_ENDPOINT_SOCKET).unwrap_or_default();
+    let socket: Target = socket.parse().map_err(|_| unknown("SPIFFE_ENDPOINT_SOCKET is not set to a URL"))?;
+    let listen_on = ProcessEnvironment.get(vars::NSM_LISTEN_ON);
+    let by_default = match target {
+        Some("nsc") => Some("unix:///tmp/nsc.sock"),
+        Some("nse") => Some("unix:///tmp/nse.sock"),
+        Some("forwarder") => Some("unix:///var/lib/networkservicemesh/forwarder.sock"),
+        Some("nsmgr") => Some("unix:///var/lib/networkservicemesh/nsm.io.sock"),
+        Some("registry") => Some("tcp://:5002"),
+        _ => None,
+    };
+    let url = match (target, by_default) {
+        (Some(url), None) => url.to_owned(),
+        (_, by_default) => listen_on
+            .as_deref()
+            .and_then(|list| list.split(',').next())
+            .or(by_default)
+            .ok_or_else(|| unknown("NSM_LISTEN_ON is not set; name a URL or a process"))?
+            .to_owned(),
+    };
+    let url: Target = url.trim().parse().map_err(|_| unknown("it is no URL"))?;
+    apps::health::check(&socket, &url, limit).await
+}

@@ -1,3 +1,12 @@
 //! The processes of the mesh, each a short list of what it is made of.
 
+pub mod forwarder;
+pub mod health;
 pub mod identity;
+mod mesh;
+pub mod nsc;
+pub mod nse;
+pub mod nsmgr;
+pub mod registry;
+
+pub use self::mesh::Error;

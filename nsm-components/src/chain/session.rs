@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use super::{Chain, Clock, Cx, Element, Error, Kind, Memory, Next, Reply, Request, Result};
-use crate::api::connection::State;
+use crate::api::{connection::State, peer::Files};
 
 /// Events of one connection that may wait; more callers than that are refused.
 const QUEUE: usize = 16;
@@ -213,7 +213,12 @@ impl Worker {
 
     async fn request(&mut self, cx: Cx, request: Request) -> Result<Reply> {
         let cx = Cx { memory: self.memory.clone(), ..cx };
-        let (preferences, files) = (request.preferences.clone(), request.files.clone());
+        // A server keeps no open files: they would pin the network namespaces of dead pods.
+        let files = match self.policy {
+            Policy::Expire => Files::default(),
+            Policy::Refresh(_) => request.files.clone(),
+        };
+        let preferences = request.preferences.clone();
         let limited = tokio::time::timeout_at(cx.deadline, self.chain.start().request(&cx, request));
         let late =
             || Error::new(Kind::Deadline, format_args!("connection {} was not ready in time", self.id));

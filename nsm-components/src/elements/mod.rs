@@ -19,6 +19,7 @@ mod trimpath;
 mod updatepath;
 mod updatetoken;
 mod vxlan;
+mod xconnect;
 
 pub use self::{
     authorize::Authorize,
@@ -38,4 +39,5 @@ pub use self::{
     updatepath::UpdatePath,
     updatetoken::UpdateToken,
     vxlan::{Vnis, Vxlan},
+    xconnect::Xconnect,
 };

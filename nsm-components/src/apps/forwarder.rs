@@ -1,0 +1,117 @@
+//! `nsm forwarder`: makes the kernel of a node carry connections.
+
+use std::{net::IpAddr, sync::Arc};
+
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::transport::{Server, server::Router};
+use tracing::info;
+
+use super::{Error, mesh::Mesh};
+use crate::{
+    api::{
+        connection::monitor_connection_server::MonitorConnectionServer,
+        mechanism::vxlan_overhead,
+        networkservice::network_service_server::NetworkServiceServer,
+        registry::{NetworkService, NetworkServiceEndpoint, NetworkServiceLabels},
+    },
+    chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
+    dataplane::{Dataplane, Journal, Netlink},
+    elements::{
+        Authorize, Connect, ConnectionService, Discover, Index, MechanismTranslation, Mechanisms, Monitor,
+        UpdatePath, UpdateToken, Vnis, Vxlan, Xconnect, health_service,
+        registry::{self, Registration},
+    },
+    settings::Forwarder,
+};
+
+/// Full names of the gRPC services.
+const SERVICES: &[&str] = &["networkservice.NetworkService", "connection.MonitorConnection"];
+
+/// Where tunnels end on this node: address, UDP port, largest inner packet in bytes.
+type Tunnel = (IpAddr, u16, u32);
+
+async fn tunnel(settings: &Forwarder, kernel: &Netlink) -> Result<Option<Tunnel>, Error> {
+    let Some(ip) = settings.tunnel_ip else { return Ok(None) };
+    let failed = |reason: String| Error::Tunnel { ip, reason };
+    let mtu = kernel.underlay_mtu(ip).await.map_err(|error| failed(error.to_string()))?;
+    let mtu =
+        mtu.ok_or_else(|| failed("no interface of this node has it; check NSM_TUNNEL_IP".to_owned()))?;
+    Ok(Some((ip, settings.vxlan_port, mtu.saturating_sub(vxlan_overhead(ip)))))
+}
+
+fn chain(
+    mesh: &Mesh,
+    settings: &Forwarder,
+    tunnel: Option<Tunnel>,
+    vnis: Vnis,
+    monitor: &Arc<Monitor>,
+    index: Index,
+    xconnect: Xconnect<Netlink>,
+) -> Chain {
+    let mut inner: Vec<Arc<dyn Element>> = vec![
+        Arc::new(monitor.clone()),
+        Arc::new(Discover::new(index)),
+        Arc::new(Mechanisms::forwarder(tunnel.is_some())),
+    ];
+    // On the way in: the endpoint is to know the tunnel's MTU.
+    inner.extend(tunnel.map(|(ip, port, mtu)| Arc::new(Vxlan::new(ip, port, mtu, vnis)) as Arc<dyn Element>));
+    inner.extend([
+        // On the way back: both sides are known only then.
+        Arc::new(xconnect) as Arc<dyn Element>,
+        Arc::new(MechanismTranslation::new(tunnel)),
+        Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
+    ]);
+    Chain::new([
+        Arc::new(UpdatePath::new(&settings.common.name)) as Arc<dyn Element>,
+        Arc::new(UpdateToken),
+        Arc::new(Authorize::new(mesh.clock.clone())),
+        Arc::new(Session::new(Chain::new(inner), Policy::Expire, mesh.clock.clone())),
+    ])
+}
+
+/// This forwarder as its nsmgr shall know it.
+fn entry(settings: &Forwarder) -> NetworkServiceEndpoint {
+    let labels = NetworkServiceLabels { labels: settings.labels.clone() };
+    NetworkServiceEndpoint {
+        name: settings.common.name.clone(),
+        network_service_names: vec![settings.forwarder_service.clone()],
+        network_service_labels: [(settings.forwarder_service.clone(), labels)].into(),
+        url: settings.listen_on.to_string(),
+        ..NetworkServiceEndpoint::default()
+    }
+}
+
+/// Serves until the stop. Links stand on without it.
+pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Error> {
+    let mesh = Mesh::start(&settings.common, stop).await?;
+    let kernel = Netlink::new().map_err(|source| Error::Kernel { what: "the network namespace", source })?;
+    let tunnel = tunnel(&settings, &kernel).await?;
+    let (journal, left) = Journal::open(&settings.base_dir)?;
+    info!(connections = left.len(), ?tunnel, "left by an earlier process");
+    let vnis = Vnis::default();
+    for (vni, entry) in left.iter().filter_map(|entry| Some((entry.vni?, entry))) {
+        vnis.reserve(vni, entry.footprint.id.as_str());
+    }
+    let xconnect = Xconnect::new(Dataplane::new(kernel), journal, left);
+    let _sweep = AbortOnDropHandle::new(tokio::spawn(xconnect.clone().sweep(mesh.token_life)));
+
+    let up =
+        registry::Connect::new(mesh.channels.clone(), settings.connect_to.clone().into(), mesh.token_life);
+    let services = RegistryChain::new([Arc::new(up.clone()) as Arc<dyn RegistryElement<NetworkService>>]);
+    let endpoints = RegistryChain::new([Arc::new(up) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>]);
+    let index = Index::new(services.clone(), endpoints.clone(), mesh.clock.clone());
+    let monitor = Arc::new(Monitor::default());
+    let chain = chain(&mesh, &settings, tunnel, vnis, &monitor, index, xconnect);
+    let service = ConnectionService::new(chain, monitor, mesh.token_life);
+    let router = |mut server: Server| -> Router {
+        server
+            .add_service(NetworkServiceServer::new(service.clone()))
+            .add_service(MonitorConnectionServer::new(service.clone()))
+            .add_service(health_service(SERVICES))
+    };
+    // Before the registration, which passes the socket on.
+    let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
+    let _registration =
+        Registration::start(services, endpoints, mesh.clock.clone(), Vec::new(), entry(&settings));
+    mesh.serve(listeners, router).await
+}

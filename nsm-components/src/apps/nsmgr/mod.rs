@@ -1,0 +1,131 @@
+//! `nsm nsmgr`: the node's switchboard. Clients ask it, forwarders carry what it lets through,
+//! endpoints register with it.
+
+mod report;
+
+use std::sync::Arc;
+
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::transport::{Server, server::Router};
+
+use super::{Error, mesh::Mesh};
+use crate::{
+    api::{
+        connection::monitor_connection_server::MonitorConnectionServer,
+        networkservice::network_service_server::NetworkServiceServer,
+        registry::{
+            NetworkService, NetworkServiceEndpoint,
+            network_service_endpoint_registry_server::NetworkServiceEndpointRegistryServer,
+            network_service_registry_server::NetworkServiceRegistryServer,
+        },
+    },
+    chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
+    elements::{
+        Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, Index, LocalEntries, Monitor,
+        UpdatePath, UpdateToken, health_service, registry,
+    },
+    settings::{Nsmgr, Target},
+};
+
+/// Full names of the gRPC services.
+const SERVICES: &[&str] = &[
+    "networkservice.NetworkService",
+    "connection.MonitorConnection",
+    "registry.NetworkServiceRegistry",
+    "registry.NetworkServiceEndpointRegistry",
+];
+
+/// Registry chains: what peers call, and the inner part that this process asks itself.
+struct Registries {
+    services: RegistryChain<NetworkService>,
+    endpoints: RegistryChain<NetworkServiceEndpoint>,
+    inner_services: RegistryChain<NetworkService>,
+    inner_endpoints: RegistryChain<NetworkServiceEndpoint>,
+}
+
+/// The URL under which other nodes reach the endpoints of this one.
+fn public_url(listen_on: &[Target]) -> String {
+    let tcp = listen_on.iter().find(|target| matches!(target, Target::Tcp(_)));
+    tcp.or(listen_on.first()).map(ToString::to_string).unwrap_or_default()
+}
+
+fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries {
+    let up =
+        registry::Connect::new(mesh.channels.clone(), settings.registry_url.clone().into(), mesh.token_life);
+    let bypass = registry::LocalBypass::new(
+        &public_url(&settings.listen_on),
+        &settings.forwarder_service,
+        local.clone(),
+    );
+    let inner_services =
+        RegistryChain::new([Arc::new(up.clone()) as Arc<dyn RegistryElement<NetworkService>>]);
+    let inner_endpoints = RegistryChain::new([
+        Arc::new(bypass) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
+        Arc::new(up.clone()),
+    ]);
+    Registries {
+        services: RegistryChain::new([
+            Arc::new(registry::UpdatePath) as Arc<dyn RegistryElement<NetworkService>>,
+            Arc::new(registry::Authorize::new(mesh.clock.clone())),
+            Arc::new(up),
+        ]),
+        endpoints: RegistryChain::new([
+            Arc::new(registry::UpdatePath) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
+            Arc::new(registry::Authorize::new(mesh.clock.clone())),
+            Arc::new(registry::Expire::new(inner_endpoints.clone(), mesh.clock.clone())),
+        ]),
+        inner_services,
+        inner_endpoints,
+    }
+}
+
+fn chain(mesh: &Mesh, settings: &Nsmgr, monitor: &Arc<Monitor>, index: Index, local: LocalEntries) -> Chain {
+    let inner = Chain::new([
+        Arc::new(monitor.clone()) as Arc<dyn Element>,
+        Arc::new(ClientInfo::new(settings.common.client_info.clone())),
+        Arc::new(DiscoverForwarder::new(index, local, &settings.forwarder_service)),
+        Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
+    ]);
+    Chain::new([
+        Arc::new(UpdatePath::new(&settings.common.name)) as Arc<dyn Element>,
+        Arc::new(UpdateToken),
+        // Before the session: who is refused leaves nothing.
+        Arc::new(Authorize::new(mesh.clock.clone())),
+        Arc::new(Session::new(inner, Policy::Expire, mesh.clock.clone())),
+    ])
+}
+
+/// Serves until the stop. Connections stand on without it.
+pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> {
+    let mesh = Mesh::start(&settings.common, stop).await?;
+    let (monitor, local) = (Arc::new(Monitor::default()), LocalEntries::default());
+    let registries = registries(&mesh, &settings, &local);
+    let index = Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone());
+    let chain = chain(&mesh, &settings, &monitor, index, local.clone());
+    let _report = match &settings.node_state {
+        Some(node) => {
+            let client =
+                kube::Client::try_default().await.map_err(|error| Error::Kubernetes(error.into()))?;
+            let reporter = report::Reporter {
+                node: node.clone(),
+                name: settings.common.name.clone(),
+                forwarder_service: settings.forwarder_service.clone(),
+                monitor: monitor.clone(),
+                local,
+            };
+            Some(AbortOnDropHandle::new(tokio::spawn(reporter.run(client))))
+        }
+        None => None,
+    };
+    let connections = ConnectionService::new(chain, monitor, mesh.token_life);
+    let registry = registry::RegistryService::new(registries.services, registries.endpoints, mesh.token_life);
+    let router = |mut server: Server| -> Router {
+        server
+            .add_service(NetworkServiceServer::new(connections.clone()))
+            .add_service(MonitorConnectionServer::new(connections.clone()))
+            .add_service(NetworkServiceRegistryServer::new(registry.clone()))
+            .add_service(NetworkServiceEndpointRegistryServer::new(registry.clone()))
+            .add_service(health_service(SERVICES))
+    };
+    mesh.serve(Mesh::bind(&settings.listen_on)?, router).await
+}

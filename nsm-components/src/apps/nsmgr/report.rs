@@ -1,0 +1,305 @@
+//! What the nsmgr knows about its node's connections, in its `NSMNodeState`. Written when it
+//! changes, and never as a heartbeat.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::StreamExt;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use nsm_crds::{
+    CONDITION_READY, ConnectionCounts, ConnectionState, NSMNodeState, NSMNodeStateStatus, NodeEndpoint,
+    NodeReason, NodeService, NodeVersions, Reason, UnhealthyConnection,
+};
+use serde_json::json;
+use tracing::{debug, warn};
+
+use crate::{
+    api::{Connection, connection::State, registry::NetworkServiceEndpoint},
+    elements::{LocalEntries, Monitor},
+};
+
+/// Field manager of everything the nsmgr writes.
+const MANAGER: &str = "nsm-nsmgr";
+
+/// Changes of this time go into one write.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// How often registrations are looked at: they have no events of their own here.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Limit of one write.
+const WRITE: Duration = Duration::from_secs(10);
+
+/// Reports for one node.
+pub(super) struct Reporter {
+    pub node: String,
+    pub name: String,
+    pub forwarder_service: String,
+    pub monitor: Arc<Monitor>,
+    pub local: LocalEntries,
+}
+
+/// What goes into a report.
+struct Seen<'a> {
+    name: &'a str,
+    forwarder_service: &'a str,
+    connections: &'a [Connection],
+    endpoints: &'a [NetworkServiceEndpoint],
+    /// Since when a connection is not up, by id.
+    since: &'a HashMap<String, Timestamp>,
+}
+
+/// Whether the client of the connection sits on the node of this nsmgr: then it is the first one
+/// on the path.
+fn is_own(connection: &Connection, name: &str) -> bool {
+    connection.segments().get(1).is_some_and(|segment| segment.name == name)
+}
+
+fn state(connection: &Connection) -> Option<ConnectionState> {
+    match connection.state() {
+        State::Up => None,
+        State::Down => Some(ConnectionState::Down),
+        State::RefreshRequested => Some(ConnectionState::RefreshRequested),
+        State::ReselectRequested => Some(ConnectionState::ReselectRequested),
+    }
+}
+
+/// Namespace and pod in a SPIFFE ID of the form `…/ns/<namespace>/sa/<account>/pod/<pod>`.
+fn pod(entry: &NetworkServiceEndpoint) -> Option<(String, String)> {
+    let id = entry.path_ids.first()?;
+    let mut parts = id.strip_prefix("spiffe://")?.split('/').skip(1);
+    let mut find = |key: &str| parts.by_ref().skip_while(|part| *part != key).nth(1).map(str::to_owned);
+    Some((find("ns")?, find("pod")?))
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The report, but for its instance and times.
+fn summarize(seen: &Seen<'_>) -> NSMNodeStateStatus {
+    let own: Vec<_> = seen.connections.iter().filter(|connection| is_own(connection, seen.name)).collect();
+    let mut services: BTreeMap<&str, NodeService> = BTreeMap::new();
+    let mut unhealthy = Vec::new();
+    for connection in &own {
+        let service = services.entry(&connection.network_service).or_insert_with(|| NodeService {
+            name: connection.network_service.clone(),
+            ..NodeService::default()
+        });
+        service.total += 1;
+        if let Some(state) = state(connection) {
+            service.down += 1;
+            unhealthy.push(UnhealthyConnection {
+                id: connection.origin_id().to_owned(),
+                network_service: connection.network_service.clone(),
+                client: connection.segments().first().map(|segment| segment.name.clone()).unwrap_or_default(),
+                endpoint: connection.network_service_endpoint_name.clone(),
+                state,
+                since: Time(seen.since.get(&connection.id).copied().unwrap_or_default()),
+                last_error: String::new(),
+            });
+        }
+    }
+    let (total, down) = (count(own.len()), count(unhealthy.len()));
+    let endpoints = seen.endpoints.iter().filter(|entry| !is_forwarder(entry, seen.forwarder_service));
+    NSMNodeStateStatus {
+        versions: NodeVersions { nsmgr: env!("CARGO_PKG_VERSION").to_owned() },
+        connections: ConnectionCounts { total, up: total - down, down },
+        services: services.into_values().collect(),
+        unhealthy,
+        endpoints: endpoints.map(|entry| endpoint(entry, seen.connections)).collect(),
+        ..NSMNodeStateStatus::default()
+    }
+    .bounded()
+}
+
+fn is_forwarder(entry: &NetworkServiceEndpoint, service: &str) -> bool {
+    entry.network_service_names.iter().any(|name| name == service)
+}
+
+fn endpoint(entry: &NetworkServiceEndpoint, connections: &[Connection]) -> NodeEndpoint {
+    let to_it =
+        connections.iter().filter(|connection| connection.network_service_endpoint_name == entry.name);
+    let pod = pod(entry);
+    NodeEndpoint {
+        name: entry.name.clone(),
+        network_services: entry.network_service_names.clone(),
+        pod_namespace: pod.clone().map(|(namespace, _)| namespace),
+        pod_name: pod.map(|(_, name)| name),
+        connections: count(to_it.count()),
+    }
+}
+
+/// `Ready` of the node.
+fn ready(forwarders: usize, since: Timestamp) -> Condition {
+    let (status, reason, message) = if forwarders > 0 {
+        ("True", NodeReason::Serving, "the nsmgr serves and has a forwarder".to_owned())
+    } else {
+        let message =
+            "no forwarder is registered with this node's nsmgr: look at the forwarder's pod on this node";
+        ("False", NodeReason::NoForwarder, message.to_owned())
+    };
+    Condition {
+        type_: CONDITION_READY.to_owned(),
+        status: status.to_owned(),
+        reason: reason.as_str().to_owned(),
+        message,
+        last_transition_time: Time(since),
+        observed_generation: None,
+    }
+}
+
+// === impl Reporter ===
+
+impl Reporter {
+    /// Reports until dropped. What cannot be written is tried again; nothing else waits for it.
+    pub(super) async fn run(self, client: Client) {
+        let api: Api<NSMNodeState> = Api::all(client);
+        let instance = uuid::Uuid::new_v4().to_string();
+        let (mut written, mut since) = (None, HashMap::new());
+        let mut changed_at = (usize::MAX, Timestamp::now());
+        let mut changes = self.monitor.watch();
+        loop {
+            // A change, or the time to look at the registrations; then what else comes meanwhile.
+            if tokio::time::timeout(LOOK, changes.next()).await.is_ok_and(|change| change.is_none()) {
+                changes = self.monitor.watch();
+            }
+            let _ = tokio::time::timeout(GATHER, async { while changes.next().await.is_some() {} }).await;
+            let forwarders = self.local.serving(&self.forwarder_service).len();
+            if (changed_at.0 > 0) != (forwarders > 0) || changed_at.0 == usize::MAX {
+                changed_at = (forwarders, Timestamp::now());
+            }
+            let mut status = self.status(&mut since);
+            status.observed_instance.clone_from(&instance);
+            status.conditions = vec![ready(forwarders, changed_at.1)];
+            if written.as_ref() == Some(&status) {
+                continue;
+            }
+            match tokio::time::timeout(WRITE, self.write(&api, &status, written.is_none())).await {
+                Ok(Ok(())) => {
+                    debug!(node = %self.node, connections = status.connections.total, "reported");
+                    written = Some(status);
+                }
+                Ok(Err(error)) => warn!(node = %self.node, %error, "could not report; trying again"),
+                Err(_) => warn!(node = %self.node, "could not report in time; trying again"),
+            }
+        }
+    }
+
+    fn status(&self, since: &mut HashMap<String, Timestamp>) -> NSMNodeStateStatus {
+        let connections = self.monitor.connections();
+        let now = Timestamp::now();
+        let unwell: Vec<_> = connections.iter().filter(|connection| state(connection).is_some()).collect();
+        since.retain(|id, _| unwell.iter().any(|connection| connection.id == *id));
+        for connection in &unwell {
+            since.entry(connection.id.clone()).or_insert(now);
+        }
+        summarize(&Seen {
+            name: &self.name,
+            forwarder_service: &self.forwarder_service,
+            connections: &connections,
+            endpoints: &self.local.all(),
+            since,
+        })
+    }
+
+    async fn write(
+        &self,
+        api: &Api<NSMNodeState>,
+        status: &NSMNodeStateStatus,
+        first: bool,
+    ) -> Result<(), kube::Error> {
+        let parameters = PatchParams::apply(MANAGER).force();
+        let object = |extra: serde_json::Value| {
+            let mut object = json!({
+                "apiVersion": "operator.networkservicemesh.io/v1alpha1",
+                "kind": "NSMNodeState",
+                "metadata": {"name": self.node},
+            });
+            if let (Some(object), serde_json::Value::Object(extra)) = (object.as_object_mut(), extra) {
+                object.extend(extra);
+            }
+            object
+        };
+        let bare = Patch::Apply(object(json!({})));
+        let full = Patch::Apply(object(json!({"status": status})));
+        if first {
+            api.patch(&self.node, &parameters, &bare).await?;
+        }
+        match api.patch_status(&self.node, &parameters, &full).await {
+            Err(kube::Error::Api(refusal)) if refusal.is_not_found() => {
+                // Somebody deleted it: it comes back.
+                api.patch(&self.node, &parameters, &bare).await?;
+                api.patch_status(&self.node, &parameters, &full).await.map(|_| ())
+            }
+            written => written.map(|_| ()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Path, PathSegment};
+
+    fn connection(id: &str, path: [&str; 3], endpoint: &str, state: State) -> Connection {
+        let segments =
+            path.map(|name| PathSegment { name: name.into(), id: id.into(), ..Default::default() });
+        Connection {
+            id: id.into(),
+            network_service: "finance".into(),
+            network_service_endpoint_name: endpoint.into(),
+            path: Some(Path { index: 1, path_segments: segments.into() }),
+            state: state.into(),
+            ..Default::default()
+        }
+    }
+
+    fn report(connections: &[Connection], endpoints: &[NetworkServiceEndpoint]) -> NSMNodeStateStatus {
+        let (name, forwarder_service, since) = ("nsmgr-1", "forwarder", &HashMap::new());
+        summarize(&Seen { name, forwarder_service, connections, endpoints, since })
+    }
+
+    #[test]
+    fn only_connections_of_this_nodes_clients_count_so_that_nodes_add_up() {
+        let connections = [
+            connection("a", ["nsc-a", "nsmgr-1", "fwd-1"], "nse", State::Up),
+            connection("b", ["nsc-b", "nsmgr-2", "fwd-2"], "nse", State::Up),
+            connection("c", ["nsc-c", "nsmgr-1", "fwd-1"], "nse", State::Down),
+        ];
+        let report = report(&connections, &[]);
+        assert_eq!(report.connections, ConnectionCounts { total: 2, up: 1, down: 1 });
+        assert_eq!(report.services, [NodeService { name: "finance".into(), total: 2, down: 1 }]);
+        assert_eq!(report.unhealthy[0].client, "nsc-c");
+    }
+
+    #[test]
+    fn endpoints_are_told_with_their_pods_and_connections_from_all_nodes_and_forwarders_are_left_off() {
+        let id = "spiffe://d/ns/demo/sa/default/pod/nse-0";
+        let entry = |name: &str, service: &str| NetworkServiceEndpoint {
+            name: name.into(),
+            network_service_names: vec![service.into()],
+            path_ids: vec![id.into()],
+            ..Default::default()
+        };
+        let connections = [
+            connection("a", ["nsc-a", "nsmgr-1", "fwd-1"], "nse", State::Up),
+            connection("b", ["nsc-b", "nsmgr-2", "fwd-2"], "nse", State::Up),
+        ];
+        let report = report(&connections, &[entry("nse", "finance"), entry("fwd-1", "forwarder")]);
+        let [endpoint] = &report.endpoints[..] else { panic!("{:?}", report.endpoints) };
+        assert_eq!(endpoint.connections, 2);
+        assert_eq!(endpoint.pod_namespace.as_deref(), Some("demo"));
+        assert_eq!(endpoint.pod_name.as_deref(), Some("nse-0"));
+    }
+}

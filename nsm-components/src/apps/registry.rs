@@ -1,0 +1,55 @@
+//! `nsm registry`: which network services there are and which endpoints serve them.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::Router};
+
+use super::{Error, mesh::Mesh};
+use crate::{
+    api::registry::{
+        NetworkService, NetworkServiceEndpoint,
+        network_service_endpoint_registry_server::NetworkServiceEndpointRegistryServer,
+        network_service_registry_server::NetworkServiceRegistryServer,
+    },
+    chain::{Clock, RegistryChain, RegistryElement},
+    elements::{
+        health_service,
+        registry::{Authorize, Expire, Memory, RegistryService, SetPayload, UpdatePath},
+    },
+    settings::Registry,
+};
+
+/// Full names of the gRPC services.
+const SERVICES: &[&str] = &["registry.NetworkServiceRegistry", "registry.NetworkServiceEndpointRegistry"];
+
+fn services(clock: &Clock) -> RegistryChain<NetworkService> {
+    RegistryChain::new([
+        Arc::new(UpdatePath) as Arc<dyn RegistryElement<NetworkService>>,
+        Arc::new(Authorize::new(clock.clone())),
+        Arc::new(SetPayload),
+        Arc::new(Memory::default()),
+    ])
+}
+
+fn endpoints(clock: &Clock) -> RegistryChain<NetworkServiceEndpoint> {
+    let store = RegistryChain::new([Arc::new(Memory::default()) as Arc<dyn RegistryElement<_>>]);
+    RegistryChain::new([
+        Arc::new(UpdatePath) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
+        Arc::new(Authorize::new(clock.clone())),
+        Arc::new(Expire::new(store, clock.clone())),
+    ])
+}
+
+/// Serves until the stop.
+pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Error> {
+    let mesh = Mesh::start(&settings.common, stop).await?;
+    let service = RegistryService::new(services(&mesh.clock), endpoints(&mesh.clock), mesh.token_life);
+    let router = |mut server: Server| -> Router {
+        server
+            .add_service(NetworkServiceRegistryServer::new(service.clone()))
+            .add_service(NetworkServiceEndpointRegistryServer::new(service.clone()))
+            .add_service(health_service(SERVICES))
+    };
+    mesh.serve(Mesh::bind(&settings.listen_on)?, router).await
+}

@@ -1,0 +1,242 @@
+//! `xconnect`: makes the kernel carry the packets once both sides are known, on the way back
+//! (dataplane §16.3).
+//!
+//! What is there already is adopted untouched, so a refresh and the first Request after a restart
+//! look alike. What an earlier process left and nobody asks for again is removed, but not before a
+//! whole life of a token is over.
+
+use std::{
+    collections::HashMap,
+    os::fd::AsFd,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use crate::{
+    api::{
+        Connection, Mechanism,
+        mechanism::{DST_IP, DST_PORT, INODE_URL, MTU, NAME, SRC_IP},
+        peer::{FileKey, Files},
+    },
+    chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
+    dataplane::{
+        self, Applied, ConnectionId, Dataplane, Entry, Footprint, Journal, Kernel, Namespaces, Netns,
+        NetnsKey, Side, VxlanLink, plan,
+    },
+};
+
+/// How often another VNI is asked for when the kernel has the one that was drawn.
+const VNI_TRIES: usize = 3;
+
+/// See the module. Clones share it.
+pub struct Xconnect<K> {
+    dataplane: Dataplane<K>,
+    journal: Journal,
+    known: Arc<Mutex<HashMap<ConnectionId, Known>>>,
+}
+
+/// A connection that has links here.
+#[derive(Clone, Debug)]
+struct Known {
+    footprint: Footprint,
+    /// Whether it was asked for since this process started.
+    claimed: bool,
+}
+
+/// Which half of the forwarder a tunnel belongs to.
+#[derive(Clone, Copy)]
+enum Half {
+    /// Towards the client: this is the tunnel's dst.
+    Server,
+    /// Towards the endpoint: this is its src.
+    Client,
+}
+
+impl<K> Clone for Xconnect<K> {
+    fn clone(&self) -> Self {
+        let Self { dataplane, journal, known } = self;
+        Self { dataplane: dataplane.clone(), journal: journal.clone(), known: known.clone() }
+    }
+}
+
+fn side(mechanism: Option<&Mechanism>, half: Half) -> Result<Side> {
+    let invalid = |what: &str| Error::new(Kind::Invalid, what);
+    let mechanism = mechanism.ok_or_else(|| invalid("one side has no mechanism"))?;
+    if mechanism.is_kernel() {
+        let url = mechanism.get(INODE_URL).and_then(|url| url.parse::<FileKey>().ok());
+        let key = url.ok_or_else(|| invalid("the kernel mechanism names no network namespace"))?;
+        let ifname = mechanism.get(NAME).ok_or_else(|| invalid("the kernel mechanism names no interface"))?;
+        return Ok(Side::Kernel {
+            netns: NetnsKey { dev: key.dev, ino: key.ino },
+            ifname: ifname.to_owned(),
+        });
+    }
+    let (own, peer) = match half {
+        Half::Server => (DST_IP, SRC_IP),
+        Half::Client => (SRC_IP, DST_IP),
+    };
+    let missing = |key: &str| invalid(&format!("the VXLAN mechanism has no valid {key}"));
+    let tunnel = VxlanLink {
+        local: mechanism.parse(own).ok_or_else(|| missing(own))?,
+        remote: mechanism.parse(peer).ok_or_else(|| missing(peer))?,
+        vni: mechanism.vni().ok_or_else(|| missing("vni"))?,
+        port: mechanism.parse(DST_PORT).ok_or_else(|| missing(DST_PORT))?,
+    };
+    Ok(Side::Vxlan { tunnel, mtu: mechanism.parse(MTU).unwrap_or(0) })
+}
+
+fn namespaces(files: &Files) -> Namespaces {
+    files.iter().filter_map(|(_, file)| Netns::from_fd(file.as_fd()).ok()).collect()
+}
+
+fn refused(error: &dataplane::Error) -> Error {
+    let kind = match error {
+        dataplane::Error::Conflict(_) | dataplane::Error::VniTaken { .. } => Kind::Taken,
+        _ => Kind::Unavailable,
+    };
+    Error::caused(kind, error)
+}
+
+// === impl Xconnect ===
+
+impl<K: Kernel> Xconnect<K> {
+    /// Builds in this data plane and keeps `journal`; `left` is what an earlier process wrote there.
+    pub fn new(dataplane: Dataplane<K>, journal: Journal, left: Vec<Entry>) -> Self {
+        let known = left.into_iter().map(|entry| {
+            let known = Known { footprint: entry.footprint, claimed: false };
+            (known.footprint.id.clone(), known)
+        });
+        Self { dataplane, journal, known: Arc::new(Mutex::new(known.collect())) }
+    }
+
+    /// Removes what an earlier process left and nobody asked for during `life`.
+    pub async fn sweep(self, life: Duration) {
+        tokio::time::sleep(life).await;
+        let unclaimed: Vec<_> = {
+            let known = self.known.lock();
+            known.values().filter(|known| !known.claimed).map(|known| known.footprint.clone()).collect()
+        };
+        for footprint in unclaimed {
+            info!(connection.id = %footprint.id, "left by an earlier process and not asked for again: removing");
+            if let Err(error) = self.remove(&footprint.id, &Files::default()).await {
+                warn!(connection.id = %footprint.id, %error, "could not remove what an earlier process left");
+            }
+        }
+    }
+
+    async fn build(
+        &self,
+        connection: &Connection,
+        downstream: Option<&Mechanism>,
+        files: &Files,
+    ) -> Result<std::result::Result<Applied, dataplane::Error>> {
+        let server = side(connection.mechanism.as_ref(), Half::Server)?;
+        let client = side(downstream, Half::Client)?;
+        let desired =
+            plan(connection, &server, &client).map_err(|error| Error::caused(Kind::Invalid, &error))?;
+        let footprint = desired.footprint();
+        let before = {
+            let mut known = self.known.lock();
+            let claimed = Known { footprint: footprint.clone(), claimed: true };
+            known.insert(desired.id.clone(), claimed).map(|known| known.footprint)
+        };
+        // Before the kernel has it, so that it is found after a kill in between.
+        if before.as_ref() != Some(&footprint) {
+            let expires =
+                connection.segment(-1).and_then(|segment| segment.expires).map_or(0, |time| time.seconds);
+            let expires: SystemTime = UNIX_EPOCH + Duration::from_secs(u64::try_from(expires).unwrap_or(0));
+            let entry = Entry::new(&desired, expires);
+            self.journal.put(entry).await.map_err(|error| Error::caused(Kind::Unavailable, &error))?;
+        }
+        let namespaces = namespaces(files);
+        // The pods changed places: what stands at the old ones carries nothing any more.
+        if let Some(old) = before.filter(|old| *old != footprint)
+            && let Err(error) = self.dataplane.remove(&old, &namespaces).await
+        {
+            warn!(%error, "could not remove the links of the old places");
+        }
+        let applied = self.dataplane.ensure(&desired, &namespaces).await;
+        if before_is_new(&applied) {
+            info!(connection.id = %desired.id, ?applied, "links are up");
+        }
+        Ok(applied)
+    }
+
+    async fn remove(&self, id: &ConnectionId, files: &Files) -> Result<()> {
+        let Some(footprint) = self.known.lock().get(id).map(|known| known.footprint.clone()) else {
+            return Ok(());
+        };
+        self.dataplane.remove(&footprint, &namespaces(files)).await.map_err(|error| refused(&error))?;
+        self.known.lock().remove(id);
+        self.journal.remove(id).await.map_err(|error| Error::caused(Kind::Unavailable, &error))
+    }
+
+    fn knows(&self, id: &str) -> bool {
+        ConnectionId::new(id).is_ok_and(|id| self.known.lock().contains_key(&id))
+    }
+
+    /// Takes a connection back whose packets cannot be carried.
+    async fn undo(&self, cx: &Cx, connection: Connection, files: Files, next: Next<'_>) {
+        if let Ok(id) = ConnectionId::new(connection.id.clone())
+            && let Err(error) = self.remove(&id, &files).await
+        {
+            warn!(%error, "could not remove the links of a half-built connection");
+        }
+        let request = Request { connection, files, ..Request::default() };
+        if let Err(error) = next.close(&cx.undo(), request).await {
+            warn!(%error, "could not close a half-built connection");
+        }
+    }
+}
+
+fn before_is_new(applied: &std::result::Result<Applied, dataplane::Error>) -> bool {
+    matches!(applied, Ok(Applied::Created | Applied::Changed(_)))
+}
+
+#[async_trait]
+impl<K: Kernel> Element for Xconnect<K> {
+    fn name(&self) -> &'static str {
+        "xconnect"
+    }
+
+    async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+        let known = self.knows(&request.connection.id);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let reply = next.request(cx, request.clone()).await?;
+            let downstream = cx.memory.with(|memory| memory.downstream.clone());
+            let failed = match self.build(&reply.connection, downstream.as_ref(), &reply.files).await {
+                Ok(Ok(_)) => return Ok(reply),
+                Ok(Err(error @ dataplane::Error::VniTaken { .. })) => {
+                    let drawn_by_peer = downstream.as_ref().is_some_and(Mechanism::is_vxlan);
+                    let error = refused(&error);
+                    if drawn_by_peer && tries < VNI_TRIES {
+                        // The peer draws another one for a Request without mechanism.
+                        self.undo(cx, reply.connection, reply.files, next).await;
+                        continue;
+                    }
+                    error
+                }
+                Ok(Err(error)) => refused(&error),
+                Err(error) => error,
+            };
+            if !known {
+                self.undo(cx, reply.connection, reply.files, next).await;
+            }
+            return Err(failed);
+        }
+    }
+
+    async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
+        let removed = match ConnectionId::new(request.connection.id.clone()) {
+            Ok(id) => self.remove(&id, &request.files).await,
+            Err(_) => Ok(()),
+        };
+        next.close(cx, request).await.and(removed)
+    }
+}
