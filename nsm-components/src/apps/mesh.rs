@@ -86,7 +86,7 @@ impl Mesh {
         let mut listeners = Vec::new();
         for target in targets {
             listeners.push(Listener::bind(target)?);
-            info!(%target, "listening");
+            info!(socket = %target, "listening");
         }
         Ok(listeners)
     }

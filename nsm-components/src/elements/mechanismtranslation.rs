@@ -34,6 +34,13 @@ impl MechanismTranslation {
     }
 }
 
+/// The endpoint says anew where its network namespace is: this process keeps no descriptor of it that
+/// it could send along.
+fn without_netns(mut mechanism: Mechanism) -> Mechanism {
+    mechanism.parameters.remove(mechanism::INODE_URL);
+    mechanism
+}
+
 #[async_trait]
 impl Element for MechanismTranslation {
     fn name(&self) -> &'static str {
@@ -47,7 +54,7 @@ impl Element for MechanismTranslation {
         let known = cx.memory.with(|memory| memory.downstream.clone());
         let mut inner = request;
         // A mechanism of the other class belongs to an endpoint that was elsewhere.
-        inner.connection.mechanism = known.filter(|known| known.cls == class);
+        inner.connection.mechanism = known.filter(|known| known.cls == class).map(without_netns);
         inner.preferences = self.preferences(local)?;
         let mut reply = next.request(cx, inner).await?;
         let downstream = std::mem::replace(&mut reply.connection.mechanism, upstream);
@@ -56,7 +63,7 @@ impl Element for MechanismTranslation {
     }
 
     async fn close(&self, cx: &Cx, mut request: Request, next: Next<'_>) -> Result<()> {
-        request.connection.mechanism = cx.memory.with(|memory| memory.downstream.take());
+        request.connection.mechanism = cx.memory.with(|memory| memory.downstream.take()).map(without_netns);
         next.close(cx, request).await
     }
 }

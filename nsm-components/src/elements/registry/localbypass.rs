@@ -137,7 +137,13 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
             let found = self.local.serving(&self.forwarder_service).into_iter();
             let found: Vec<_> = found
                 .filter(|(entry, _)| query.like.finds(entry))
-                .map(|(entry, _)| Ok(Event { entry, deleted: false, files: Files::default() }))
+                .map(|(entry, address)| {
+                    let mut files = Files::default();
+                    if let Address::File(key, file) = address {
+                        files.insert(key, file);
+                    }
+                    Ok(Event { entry, deleted: false, files })
+                })
                 .collect();
             let end = if query.watch { stream::pending().boxed() } else { stream::empty().boxed() };
             return Ok(Box::pin(stream::iter(found).chain(end)));
