@@ -64,12 +64,11 @@ pub fn diff(
 
 /// The changes that remove everything of a connection; empty when nothing is there.
 pub fn removal(places: &[NetnsKey], observed: &Observed) -> Vec<Operation> {
-    let own = |(netns, end): (&NetnsKey, &ObservedEnd)| match end {
-        ObservedEnd::Reachable { own: Some(link), .. } => Some((*netns, link.clone())),
+    let links = places.iter().zip(&observed.ends).filter_map(|(netns, end)| match end {
+        ObservedEnd::Reachable { own: Some(link), .. } => Some((*netns, &**link)),
         _ => None,
-    };
-    let links: Vec<_> = places.iter().zip(&observed.ends).filter_map(own).collect();
-    deletes(&links.iter().map(|(netns, link)| (*netns, link)).collect::<Vec<_>>())
+    });
+    deletes(&links.collect::<Vec<_>>())
 }
 
 /// One delete a pair: the peer goes with it.
@@ -95,7 +94,7 @@ struct Look<'a> {
 fn looks<'a>(desired: &Desired, observed: &'a Observed) -> Result<Vec<Look<'a>>, Conflict> {
     let look = |(at, end): (usize, &End)| match observed.ends.get(at) {
         Some(ObservedEnd::Reachable { own, occupant, ping_allowed }) => {
-            Ok(Look { own: own.as_ref(), occupant: occupant.as_ref(), ping_allowed: *ping_allowed })
+            Ok(Look { own: own.as_deref(), occupant: occupant.as_ref(), ping_allowed: *ping_allowed })
         }
         Some(ObservedEnd::Unreachable) | None => Err(Conflict::Unreachable(end.netns)),
     };
@@ -181,11 +180,10 @@ fn change(desired: &Desired, end: &End, link: &ObservedLink) -> Vec<Operation> {
         operations.push(Operation::SetMac { at: at(), from: link.mac, to: end.mac });
     }
     if !link.has_altname {
-        operations.push(Operation::SetAlias(at(), alias(&desired.id)));
         operations.push(Operation::AddAltname(at(), altname(&desired.id, end.role)));
     }
     if !link.up {
-        operations.push(Operation::Up(at()));
+        operations.push(Operation::Raise(at(), alias(&desired.id)));
     }
     let [gone, new] = change_of(&link.addresses, &end.addresses);
     operations.extend(gone.into_iter().map(|net| Operation::RemoveAddress(at(), net)));

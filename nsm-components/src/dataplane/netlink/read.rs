@@ -68,7 +68,7 @@ impl Session {
             (own, occupant) => (own, occupant),
         };
         let own = match own {
-            Some(link) => self.details(id, place, &link, depth)?,
+            Some(link) => self.details(id, place, &link, depth)?.map(Box::new),
             None => None,
         };
         let occupant = occupant.map(|link| owned(place.netns, &link));
