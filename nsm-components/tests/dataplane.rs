@@ -8,7 +8,10 @@ mod monitor;
 #[path = "dataplane/world.rs"]
 mod world;
 
-use std::time::Duration;
+use std::{
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    time::Duration,
+};
 
 use monitor::Monitor;
 use nsm_components::{
@@ -19,6 +22,8 @@ use world::{
     connection, inside, ip, ip_context, links, may_run, namespaces, netns, ping, pod, sysctl, tunnel,
     two_nodes,
 };
+
+const O_PATH: i32 = nix::fcntl::OFlag::O_PATH.bits();
 
 fn dataplane(underlay: &Netns) -> Dataplane<Netlink> {
     Dataplane::new(Netlink::with_underlay(underlay.clone()))
@@ -346,6 +351,62 @@ async fn a_connection_is_removed_through_a_process_in_the_pod_and_a_dead_pod_nee
     assert!(Netns::find(gone).is_none());
     drop(nsc);
     assert!(!dataplane.remove(&footprint, &namespaces(&[])).await.unwrap());
+}
+
+#[tokio::test]
+async fn hundreds_of_routes_are_as_good_as_one() {
+    if !may_run() {
+        return;
+    }
+    let (node, nsc, nse) = (netns(), netns(), netns());
+    let dataplane = dataplane(&node);
+    let mut connection = connection("c-routes");
+    let route = |n: u32| Route { prefix: format!("10.{}.{}.0/24", n / 200, n % 200), ..Route::default() };
+    ip_context(&mut connection).src_routes = (0..300).map(route).collect();
+    let desired = plan(&connection, &pod(&nsc, "nsm-1"), &pod(&nse, "nsm-1")).unwrap();
+    let at_hand = namespaces(&[&nsc, &nse]);
+
+    assert_eq!(dataplane.ensure(&desired, &at_hand).await.unwrap(), Applied::Created);
+    assert_eq!(ip(&nsc, "route").lines().count(), 301);
+    assert_eq!(dataplane.ensure(&desired, &at_hand).await.unwrap(), Applied::Adopted);
+}
+
+#[tokio::test]
+async fn forty_connections_to_one_endpoint_are_made_side_by_side() {
+    if !may_run() {
+        return;
+    }
+    let (node, nse) = (netns(), netns());
+    let dataplane = dataplane(&node);
+    let pods: Vec<Netns> = (0..40).map(|_| netns()).collect();
+    let desired = |n: usize| {
+        let mut connection = connection(&format!("c-{n}"));
+        let context = ip_context(&mut connection);
+        context.src_ip_addrs = vec![format!("172.16.2.{n}/32")];
+        context.dst_ip_addrs = vec!["172.16.1.100/32".into()];
+        context.dst_routes.clear();
+        plan(&connection, &pod(&pods[n], "nsm-1"), &pod(&nse, &format!("nsm-{n}"))).unwrap()
+    };
+    let all = namespaces(&pods.iter().chain([&nse]).collect::<Vec<_>>());
+    let made = futures::future::join_all((0..40).map(|n| {
+        let (dataplane, all, desired) = (&dataplane, &all, desired(n));
+        async move { dataplane.ensure(&desired, all).await }
+    }));
+    assert!(made.await.into_iter().all(|made| made.unwrap() == Applied::Created));
+    assert_eq!(dataplane.list_owned(&nse).await.unwrap().len(), 40);
+    ping(&pods[39], "172.16.1.100", 56);
+}
+
+#[test]
+fn only_namespaces_are_taken_for_namespaces_also_without_the_right_to_read() {
+    let path_only =
+        |path: &str| std::fs::OpenOptions::new().read(true).custom_flags(O_PATH).open(path).unwrap();
+    let own = Netns::from_fd(path_only("/proc/self/ns/net").as_fd()).unwrap();
+    assert_eq!(own.key(), Netns::open("/proc/self/ns/net").unwrap().key());
+    for path in ["/dev/null", "/tmp", "/proc/self/status"] {
+        let error = Netns::from_fd(path_only(path).as_fd()).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{path}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ pub enum Error {
 ///
 /// Calls for one connection must not overlap; the caller keeps their order. Calls for different
 /// connections run side by side.
-pub struct Dataplane<K> {
+pub struct Dataplane<K: ?Sized> {
     kernel: Arc<K>,
     in_use: Arc<dyn Fn(&ConnectionId) -> bool + Send + Sync>,
 }
@@ -75,13 +75,13 @@ const TRIES: u32 = 2;
 
 // === impl Dataplane ===
 
-impl<K> Clone for Dataplane<K> {
+impl<K: ?Sized> Clone for Dataplane<K> {
     fn clone(&self) -> Self {
         Self { kernel: self.kernel.clone(), in_use: self.in_use.clone() }
     }
 }
 
-impl<K: Kernel> Dataplane<K> {
+impl<K: Kernel + ?Sized> Dataplane<K> {
     /// Over this kernel.
     pub fn new(kernel: impl Into<Arc<K>>) -> Self {
         Self { kernel: kernel.into(), in_use: Arc::new(|_| false) }

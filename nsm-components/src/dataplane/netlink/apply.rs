@@ -93,6 +93,10 @@ impl Session {
     }
 }
 
+/// Most messages in one send. All answers wait in the socket's buffer together, which has room
+/// for some 250.
+const BATCH: usize = 64;
+
 /// How many operations from the first on go out together.
 fn run_length(operations: &[Operation]) -> usize {
     let alone = |op: &Operation| {
@@ -102,7 +106,7 @@ fn run_length(operations: &[Operation]) -> usize {
     if alone(first) {
         return 1;
     }
-    operations.iter().take_while(|op| !alone(op) && op.netns() == first.netns()).count()
+    operations.iter().take(BATCH).take_while(|op| !alone(op) && op.netns() == first.netns()).count()
 }
 
 /// Deleting what is gone is done: the namespace or the peer went first. An equal address or route

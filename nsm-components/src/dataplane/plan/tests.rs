@@ -57,7 +57,7 @@ fn a_tunnel_leaves_one_end_and_the_smaller_mtu_wins() {
         assert_eq!((desired.ends.len(), desired.ends[0].role), (1, Role::Endpoint));
         desired.ends[0].mtu
     };
-    assert_eq!(of(0, 0), None);
+    assert_eq!(of(0, 0), Some(1446));
     assert_eq!(of(9000, 1446), Some(1446));
     assert_eq!(of(1300, 1446), Some(1300));
     assert_eq!(of(0, 1446), Some(1446));
