@@ -16,7 +16,10 @@ use std::{
 use monitor::Monitor;
 use nsm_components::{
     api::connectioncontext::{IpNeighbor, Route},
-    dataplane::{Applied, Conflict, Counters, Dataplane, Error, Netlink, Netns, Owner, plan},
+    dataplane::{
+        Applied, Conflict, Counters, Dataplane, Depth, Error, Kernel, Netlink, Netns, OwnedLink, Owner, diff,
+        plan,
+    },
 };
 use world::{
     connection, inside, ip, ip_context, links, may_run, namespaces, netns, ping, pod, sysctl, tunnel,
@@ -211,6 +214,83 @@ async fn links_that_earlier_attempts_left_behind_give_way() {
 
     ping(&nsc, "172.16.1.100", 56);
     assert_eq!((links(&nsc), links(&nse)), (vec!["nsm-1".into()], vec!["nsm-1".into()]));
+}
+
+#[tokio::test]
+async fn a_kill_after_any_operation_is_made_good_by_the_next_request() {
+    if !may_run() {
+        return;
+    }
+    let (node, nsc, nse) = (netns(), netns(), netns());
+    let dataplane = dataplane(&node);
+    let desired = plan(&connection("c-kill"), &pod(&nsc, "nsm-1"), &pod(&nse, "nsm-1")).unwrap();
+    let at_hand = namespaces(&[&nsc, &nse]);
+    let footprint = desired.footprint();
+    let nothing = dataplane.kernel().observe(&footprint, Depth::Routes, &at_hand).await.unwrap();
+    let operations = diff(&desired, &nothing, &|_| false).unwrap();
+
+    for done in 1..operations.len() {
+        dataplane.kernel().apply(operations[..done].to_vec(), &at_hand).await.unwrap();
+
+        dataplane.ensure(&desired, &at_hand).await.unwrap();
+
+        assert!(dataplane.is_in_sync(&desired, &at_hand).await.unwrap(), "{done}");
+        assert_eq!((links(&nsc).len(), links(&nse).len()), (1, 1), "{done}");
+        dataplane.remove(&desired.footprint(), &at_hand).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn ipv6_is_switched_on_where_the_pod_has_it_off() {
+    if !may_run() {
+        return;
+    }
+    let (node, nsc, nse) = (netns(), netns(), netns());
+    let off = ["-qw", "net.ipv6.conf.default.disable_ipv6=1"];
+    assert!(inside(&nsc, "sysctl").args(off).status().unwrap().success());
+    let dataplane = dataplane(&node);
+    let desired = plan(&connection("c-ipv6"), &pod(&nsc, "nsm-1"), &pod(&nse, "nsm-1")).unwrap();
+    let at_hand = namespaces(&[&nsc, &nse]);
+
+    dataplane.ensure(&desired, &at_hand).await.unwrap();
+    ping(&nsc, "fd00:9::100", 56);
+
+    assert!(
+        inside(&nsc, "sysctl")
+            .args(["-qw", "net.ipv6.conf.nsm-1.disable_ipv6=1"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(!dataplane.is_in_sync(&desired, &at_hand).await.unwrap());
+    dataplane.ensure(&desired, &at_hand).await.unwrap();
+    ping(&nsc, "fd00:9::100", 56);
+    assert_eq!(sysctl(&nsc, "net/ipv6/conf/default/disable_ipv6"), "1");
+}
+
+#[tokio::test]
+async fn links_that_nobody_wants_can_be_listed_and_removed_one_by_one() {
+    if !may_run() {
+        return;
+    }
+    let (node, nsc, nse) = (netns(), netns(), netns());
+    ip(&nsc, "link add own type bridge");
+    ip(&nsc, "link add half group 7238509 type bridge");
+    let dataplane = dataplane(&node);
+    let desired = plan(&connection("c-listed"), &pod(&nsc, "nsm-1"), &pod(&nse, "nsm-1")).unwrap();
+    dataplane.ensure(&desired, &namespaces(&[&nsc, &nse])).await.unwrap();
+
+    let mut owned = dataplane.list_owned(&nsc).await.unwrap();
+    owned.sort_by(|a, b| a.name.cmp(&b.name));
+    let owners: Vec<_> = owned.iter().map(|link| link.owner.clone()).collect();
+    assert_eq!(owners, [Owner::Unfinished, Owner::Connection(desired.id)]);
+
+    let renamed = OwnedLink { owner: Owner::Unfinished, ..owned[1].clone() };
+    assert!(!dataplane.remove_owned(&renamed, &nsc).await.unwrap());
+    for link in &owned {
+        assert!(dataplane.remove_owned(link, &nsc).await.unwrap());
+    }
+    assert_eq!((links(&nsc), links(&nse)), (vec!["own".into()], vec![]));
 }
 
 #[tokio::test]

@@ -29,8 +29,6 @@ pub enum ObservedEnd {
         own: Option<Box<ObservedLink>>,
         /// Another link that has the wanted name.
         occupant: Option<OwnedLink>,
-        /// Whether unprivileged ICMP sockets work (`ping_group_range` holds all groups).
-        ping_allowed: bool,
     },
 }
 

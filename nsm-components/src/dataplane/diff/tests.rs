@@ -45,7 +45,7 @@ fn in_sync(desired: &Desired) -> Observed {
 }
 
 fn reachable(own: Option<ObservedLink>, occupant: Option<OwnedLink>) -> ObservedEnd {
-    ObservedEnd::Reachable { own: own.map(Box::new), occupant, ping_allowed: true }
+    ObservedEnd::Reachable { own: own.map(Box::new), occupant }
 }
 
 fn own(observed: &mut Observed, at: usize) -> &mut ObservedLink {

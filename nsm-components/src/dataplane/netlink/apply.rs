@@ -44,7 +44,7 @@ impl Session {
         let fail = |source| Stop { at: 0, done: Vec::new(), source };
         match run {
             [Operation::AllowPing(netns)] => self.allow_ping(*netns).map_err(fail),
-            [Operation::EnableIpv6(at)] => self.enable_ipv6(at.netns, &at.name).map_err(fail),
+            [Operation::EnableIpv6(at)] => self.enable_ipv6(at).map_err(fail),
             run => self.apply_messages(run),
         }
     }

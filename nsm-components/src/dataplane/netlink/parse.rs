@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage, Prop},
+    link::{
+        AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage, Prop,
+    },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader},
 };
@@ -44,6 +46,16 @@ pub(super) fn mac(link: &LinkMessage) -> Option<[u8; 6]> {
 
 pub(super) fn mtu(link: &LinkMessage) -> Option<u32> {
     link.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None })
+}
+
+/// `disable_ipv6` of the link. A kernel without IPv6 says nothing, and has nothing to switch on.
+pub(super) fn ipv6_disabled(link: &LinkMessage) -> bool {
+    let disabled = |spec: &AfSpecInet6| matches!(spec, AfSpecInet6::DevConf(conf) if conf.disable_ipv6 != 0);
+    let of_link =
+        |spec: &AfSpecUnspec| matches!(spec, AfSpecUnspec::Inet6(specs) if specs.iter().any(disabled));
+    link.attributes
+        .iter()
+        .any(|a| matches!(a, LinkAttribute::AfSpecUnspec(specs) if specs.iter().any(of_link)))
 }
 
 pub(super) fn owner(link: &LinkMessage) -> Owner {

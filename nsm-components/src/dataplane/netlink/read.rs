@@ -15,7 +15,10 @@ use nix::errno::Errno;
 
 use super::{
     message::ROUTE_PROTOCOL,
-    parse::{address, as_address, as_link, has_altname, hop, kind, mac, mtu, name, neighbour, owned, owner},
+    parse::{
+        address, as_address, as_link, has_altname, hop, ipv6_disabled, kind, mac, mtu, name, neighbour,
+        owned, owner,
+    },
     session::Session,
 };
 use crate::{
@@ -24,6 +27,7 @@ use crate::{
         desired::{Footprint, Neighbour, Place, altname},
         ids::{ConnectionId, NetnsKey},
         observed::{Observed, ObservedEnd, ObservedLink, OwnedLink, Owner},
+        operation::At,
         port::{Depth, KernelError},
     },
 };
@@ -57,6 +61,16 @@ impl Session {
         Ok(found.as_ref().and_then(as_link).and_then(mtu))
     }
 
+    /// Whether IPv6 is switched off on a link. Asked by netlink: a path below /proc/sys/net takes
+    /// the kernel the longer the more namespaces there are.
+    pub(super) fn ipv6_disabled(&mut self, at: &At) -> Result<bool, KernelError> {
+        let mut asked = LinkMessage::default();
+        asked.header.index = at.index;
+        asked.attributes.push(no_statistics());
+        let found = self.get(at.netns, RouteNetlinkMessage::GetLink(asked))?;
+        Ok(found.as_ref().and_then(as_link).is_some_and(ipv6_disabled))
+    }
+
     fn end(&mut self, id: &ConnectionId, place: &Place, depth: Depth) -> Result<ObservedEnd, KernelError> {
         if self.find(place.netns).is_none() {
             return Ok(ObservedEnd::Unreachable);
@@ -75,7 +89,7 @@ impl Session {
             None => None,
         };
         let occupant = occupant.map(|link| owned(place.netns, &link));
-        Ok(ObservedEnd::Reachable { own, occupant, ping_allowed: self.ping_allowed(place.netns)? })
+        Ok(ObservedEnd::Reachable { own, occupant })
     }
 
     fn link(&mut self, netns: NetnsKey, by: LinkAttribute) -> Result<Option<LinkMessage>, KernelError> {
@@ -113,7 +127,7 @@ impl Session {
             mac,
             mtu: mtu(link).unwrap_or_default(),
             up: link.header.flags.contains(LinkFlags::Up),
-            ipv6_disabled: self.ipv6_disabled(netns, name)?,
+            ipv6_disabled: ipv6_disabled(link),
             addresses,
             routes,
             neighbours,
