@@ -128,6 +128,29 @@ async fn pods_of_two_nodes_reach_each_other_through_a_tunnel_that_starts_in_the_
 }
 
 #[tokio::test]
+async fn a_tunnel_over_ipv6_shares_vni_and_port_with_one_over_ipv4() {
+    if !may_run() {
+        return;
+    }
+    let (node_1, node_2) = two_nodes();
+    let (near, far) = (dataplane(&node_1), dataplane(&node_2));
+    let mut alive = Vec::new();
+    for (a, b, mtu) in [("10.250.0.1", "10.250.0.2", 1446), ("fd00:250::1", "fd00:250::2", 1426)] {
+        let (nsc, nse) = (netns(), netns());
+        let connection = connection(&format!("c-{mtu}"));
+        let desired_near = plan(&connection, &pod(&nsc, "nsm-1"), &tunnel(a, b, 4243)).unwrap();
+        let desired_far = plan(&connection, &tunnel(b, a, 4243), &pod(&nse, "nsm-1")).unwrap();
+
+        far.ensure(&desired_far, &namespaces(&[&nse])).await.unwrap();
+        near.ensure(&desired_near, &namespaces(&[&nsc])).await.unwrap();
+
+        ping(&nsc, "172.16.1.100", mtu - 28);
+        assert_eq!(near.ensure(&desired_near, &namespaces(&[&nsc])).await.unwrap(), Applied::Adopted);
+        alive.push((nsc, nse));
+    }
+}
+
+#[tokio::test]
 async fn a_tunnel_whose_vni_is_taken_is_refused_by_that_name_and_leaves_nothing() {
     if !may_run() {
         return;

@@ -94,11 +94,11 @@ pub(crate) fn pod(netns: &Netns, ifname: &str) -> Side {
     Side::Kernel { netns: netns.key(), ifname: ifname.into() }
 }
 
-/// A tunnel over IPv4.
+/// A tunnel whose MTU is that of the wire less the overhead.
 pub(crate) fn tunnel(local: &str, remote: &str, vni: u32) -> Side {
     let tunnel =
         VxlanLink { local: local.parse().unwrap(), remote: remote.parse().unwrap(), vni, port: 4789 };
-    Side::Vxlan { tunnel, mtu: 1446 }
+    Side::Vxlan { tunnel, mtu: 0 }
 }
 
 /// A connection as a point to point IPAM gives it: the client .1, the endpoint .0, both families.
@@ -120,14 +120,15 @@ pub(crate) fn ip_context(connection: &mut Connection) -> &mut IpContext {
     connection.context.as_mut().unwrap().ip_context.as_mut().unwrap()
 }
 
-/// Two nodes, 10.250.0.1 and 10.250.0.2, with a wire between them.
+/// Two nodes, 10.250.0.1 and 10.250.0.2 (and fd00:250::1, ::2), with a wire between them.
 pub(crate) fn two_nodes() -> (Netns, Netns) {
     let (a, b) = (netns(), netns());
     let target = format!("/proc/{}/fd/{}", std::process::id(), b.as_fd().as_raw_fd());
     ip(&a, &format!("link add wire type veth peer name wire netns {target}"));
-    for (node, address) in [(&a, "10.250.0.1/24"), (&b, "10.250.0.2/24")] {
-        ip(node, &format!("address add {address} dev wire"));
+    for (node, host) in [(&a, 1), (&b, 2)] {
         ip(node, "link set wire up");
+        ip(node, &format!("address add 10.250.0.{host}/24 dev wire"));
+        ip(node, &format!("address add fd00:250::{host}/64 dev wire nodad"));
     }
     (a, b)
 }
