@@ -24,6 +24,9 @@ pub struct Entry {
     pub footprint: Footprint,
     /// `veth` or `vxlan`; for people who read the file.
     pub kind: String,
+    /// VNI of its tunnel, so that the next process does not give it to another connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
     /// When the connection's token ends, in seconds since 1970. By the wall clock, which may have
     /// jumped: the reader gives every connection a whole token life from its own start.
     pub expires: u64,
@@ -119,12 +122,12 @@ impl Journal {
 impl Entry {
     /// An entry for what `ensure` has built.
     pub fn new(desired: &super::desired::Desired, expires: SystemTime) -> Self {
-        let kind = match desired.link {
-            super::desired::Link::Veth => "veth",
-            super::desired::Link::Vxlan(_) => "vxlan",
+        let (kind, vni) = match desired.link {
+            super::desired::Link::Veth => ("veth", None),
+            super::desired::Link::Vxlan(tunnel) => ("vxlan", Some(tunnel.vni)),
         };
         let expires = expires.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-        Self { footprint: desired.footprint(), kind: kind.into(), expires }
+        Self { footprint: desired.footprint(), kind: kind.into(), vni, expires }
     }
 
     /// When the connection's token ends by the wall clock.

@@ -6,7 +6,7 @@ use crate::dataplane::{NetnsKey, Place, Role};
 fn entry(id: &str) -> Entry {
     let place = Place { role: Role::Client, netns: NetnsKey { dev: 4, ino: 7 }, name: "nsm-1".into() };
     let footprint = Footprint { id: ConnectionId::new(id).unwrap(), places: vec![place] };
-    Entry { footprint, kind: "veth".into(), expires: 1_700_000_000 }
+    Entry { footprint, kind: "veth".into(), vni: None, expires: 1_700_000_000 }
 }
 
 fn names(folder: &TempDir) -> Vec<String> {
