@@ -1,5 +1,7 @@
 //! The Workload API of `nsm identity standalone` as a program of the same host sees it.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
 use std::{path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
@@ -112,7 +114,7 @@ fn verify(svid: &X509svid, bundle: &[u8]) {
 
 #[tokio::test]
 async fn a_program_gets_an_svid_of_its_user_and_name() {
-    let host = Host::start(Duration::from_secs(3600));
+    let host = Host::start(Duration::from_hours(1));
     let svid = next(&mut host.svids().await).await;
     let program = std::env::current_exe().unwrap();
     let program = program.file_name().unwrap().to_str().unwrap();
@@ -140,7 +142,7 @@ async fn a_new_svid_is_pushed_on_the_open_stream() {
 
 #[tokio::test]
 async fn a_call_without_the_security_header_is_refused() {
-    let host = Host::start(Duration::from_secs(3600));
+    let host = Host::start(Duration::from_hours(1));
     let mut client = host.client().await;
     let refused = client.fetch_x509svid(X509svidRequest {}).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
@@ -150,7 +152,7 @@ async fn a_call_without_the_security_header_is_refused() {
 
 #[tokio::test]
 async fn a_restart_ends_the_streams_and_keeps_the_root() {
-    let mut host = Host::start(Duration::from_secs(3600));
+    let mut host = Host::start(Duration::from_hours(1));
     let mut stream = host.svids().await;
     let before = next(&mut stream).await;
     host.restart().await;

@@ -121,8 +121,10 @@ pub(super) fn altname(id: &ConnectionId, role: Role) -> String {
 
 /// A hardware address that a repeated Request finds again: locally administered, unicast.
 pub(super) fn mac(id: &ConnectionId, role: Role) -> [u8; 6] {
-    let [a, b, c, d, e, ..] = fnv1a(altname(id, role).as_bytes()).to_be_bytes();
-    [0x02, a, b, c, d, e]
+    let hash = fnv1a(altname(id, role).as_bytes()).to_be_bytes();
+    let mut mac = [0x02; 6];
+    mac[1..].copy_from_slice(&hash[..5]);
+    mac
 }
 
 /// An interface index between 2^30 and 2^31 from the connection and both namespaces. Two pairs of

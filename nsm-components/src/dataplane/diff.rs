@@ -45,18 +45,14 @@ pub fn diff(
 ) -> Result<Vec<Operation>, Conflict> {
     let looks = looks(desired, observed)?;
     if let Some(own) = reusable(desired, &looks) {
-        return Ok(desired
-            .ends
-            .iter()
-            .zip(&looks)
-            .zip(own)
-            .flat_map(|((end, look), link)| [ping(end, look), change(desired, end, link)].concat())
-            .collect());
+        let changes = desired.ends.iter().zip(own).flat_map(|(end, link)| change(desired, end, link));
+        return Ok(changes.collect());
     }
     let mut operations = clear(desired, &looks, in_use)?;
     operations.push(Operation::Create(Box::new(desired.clone())));
-    for (end, look) in desired.ends.iter().zip(&looks) {
-        operations.extend(ping(end, look));
+    for end in &desired.ends {
+        // Once a pod: what it sets later is its own affair.
+        operations.push(Operation::AllowPing(end.netns));
         operations.extend(change(desired, end, &newborn(end)));
     }
     Ok(operations)
@@ -64,12 +60,11 @@ pub fn diff(
 
 /// The changes that remove everything of a connection; empty when nothing is there.
 pub fn removal(places: &[NetnsKey], observed: &Observed) -> Vec<Operation> {
-    let own = |(netns, end): (&NetnsKey, &ObservedEnd)| match end {
-        ObservedEnd::Reachable { own: Some(link), .. } => Some((*netns, link.clone())),
+    let links = places.iter().zip(&observed.ends).filter_map(|(netns, end)| match end {
+        ObservedEnd::Reachable { own: Some(link), .. } => Some((*netns, &**link)),
         _ => None,
-    };
-    let links: Vec<_> = places.iter().zip(&observed.ends).filter_map(own).collect();
-    deletes(&links.iter().map(|(netns, link)| (*netns, link)).collect::<Vec<_>>())
+    });
+    deletes(&links.collect::<Vec<_>>())
 }
 
 /// One delete a pair: the peer goes with it.
@@ -89,13 +84,12 @@ fn deletes(links: &[(NetnsKey, &ObservedLink)]) -> Vec<Operation> {
 struct Look<'a> {
     own: Option<&'a ObservedLink>,
     occupant: Option<&'a OwnedLink>,
-    ping_allowed: bool,
 }
 
 fn looks<'a>(desired: &Desired, observed: &'a Observed) -> Result<Vec<Look<'a>>, Conflict> {
     let look = |(at, end): (usize, &End)| match observed.ends.get(at) {
-        Some(ObservedEnd::Reachable { own, occupant, ping_allowed }) => {
-            Ok(Look { own: own.as_ref(), occupant: occupant.as_ref(), ping_allowed: *ping_allowed })
+        Some(ObservedEnd::Reachable { own, occupant }) => {
+            Ok(Look { own: own.as_deref(), occupant: occupant.as_ref() })
         }
         Some(ObservedEnd::Unreachable) | None => Err(Conflict::Unreachable(end.netns)),
     };
@@ -162,10 +156,6 @@ fn newborn(end: &End) -> ObservedLink {
     }
 }
 
-fn ping(end: &End, look: &Look<'_>) -> Vec<Operation> {
-    if look.ping_allowed { Vec::new() } else { vec![Operation::AllowPing(end.netns)] }
-}
-
 /// What one end still lacks. Sysctls first, so that the rest is one batch; the link is up before
 /// its routes, and old routes go before new ones come.
 fn change(desired: &Desired, end: &End, link: &ObservedLink) -> Vec<Operation> {
@@ -181,11 +171,10 @@ fn change(desired: &Desired, end: &End, link: &ObservedLink) -> Vec<Operation> {
         operations.push(Operation::SetMac { at: at(), from: link.mac, to: end.mac });
     }
     if !link.has_altname {
-        operations.push(Operation::SetAlias(at(), alias(&desired.id)));
         operations.push(Operation::AddAltname(at(), altname(&desired.id, end.role)));
     }
     if !link.up {
-        operations.push(Operation::Up(at()));
+        operations.push(Operation::Raise(at(), alias(&desired.id)));
     }
     let [gone, new] = change_of(&link.addresses, &end.addresses);
     operations.extend(gone.into_iter().map(|net| Operation::RemoveAddress(at(), net)));

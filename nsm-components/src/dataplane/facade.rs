@@ -7,10 +7,10 @@ use nix::errno::Errno;
 use super::{
     desired::{Desired, Footprint, Link},
     diff::{Conflict, diff, removal},
-    ids::ConnectionId,
+    ids::{ConnectionId, NetnsKey},
     netns::{Namespaces, Netns},
     observed::{Observed, OwnedLink},
-    operation::Operation,
+    operation::{At, Operation},
     port::{Depth, Failure, Kernel, KernelError},
 };
 
@@ -54,7 +54,7 @@ pub enum Error {
     #[error("cannot list the links of {netns}")]
     List {
         /// The namespace.
-        netns: super::ids::NetnsKey,
+        netns: NetnsKey,
         /// Why.
         #[source]
         source: KernelError,
@@ -65,7 +65,7 @@ pub enum Error {
 ///
 /// Calls for one connection must not overlap; the caller keeps their order. Calls for different
 /// connections run side by side.
-pub struct Dataplane<K> {
+pub struct Dataplane<K: ?Sized> {
     kernel: Arc<K>,
     in_use: Arc<dyn Fn(&ConnectionId) -> bool + Send + Sync>,
 }
@@ -75,13 +75,13 @@ const TRIES: u32 = 2;
 
 // === impl Dataplane ===
 
-impl<K> Clone for Dataplane<K> {
+impl<K: ?Sized> Clone for Dataplane<K> {
     fn clone(&self) -> Self {
         Self { kernel: self.kernel.clone(), in_use: self.in_use.clone() }
     }
 }
 
-impl<K: Kernel> Dataplane<K> {
+impl<K: Kernel + ?Sized> Dataplane<K> {
     /// Over this kernel.
     pub fn new(kernel: impl Into<Arc<K>>) -> Self {
         Self { kernel: kernel.into(), in_use: Arc::new(|_| false) }
@@ -147,6 +147,19 @@ impl<K: Kernel> Dataplane<K> {
     pub async fn list_owned(&self, netns: &Netns) -> Result<Vec<OwnedLink>, Error> {
         let listed = self.kernel.list_owned(netns).await;
         listed.map_err(|source| Error::List { netns: netns.key(), source })
+    }
+
+    /// Removes a link that [`Dataplane::list_owned`] has shown, unless it has changed hands since.
+    ///
+    /// Returns whether it was there.
+    pub async fn remove_owned(&self, link: &OwnedLink, netns: &Netns) -> Result<bool, Error> {
+        if !self.list_owned(netns).await?.contains(link) {
+            return Ok(false);
+        }
+        let at = At { netns: link.netns, index: link.index, name: link.name.clone() };
+        let at_hand = [netns.clone()].into_iter().collect();
+        self.kernel.apply(vec![Operation::Delete(at)], &at_hand).await?;
+        Ok(true)
     }
 
     async fn observe(&self, desired: &Desired, netns: &Namespaces) -> Result<Observed, Error> {

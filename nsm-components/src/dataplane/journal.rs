@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -94,7 +94,9 @@ impl Journal {
         Ok((Self(Arc::new(folder)), entries))
     }
 
-    /// Writes or replaces a connection's entry; on return it is on disk.
+    /// Writes or replaces a connection's entry, whole or not at all. On return it outlives this
+    /// process; it need not outlive the machine, whose links would be gone, so nothing waits for
+    /// the disk.
     pub async fn put(&self, entry: Entry) -> Result<(), JournalError> {
         self.run(move |folder| folder.put(entry)).await
     }
@@ -146,9 +148,7 @@ impl Folder {
         let record = Record { version: VERSION, boot_id: self.boot_id.clone(), entry };
         let write = || -> io::Result<()> {
             let temporary = path.with_extension("json.tmp");
-            let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec(&record)?)?;
-            file.sync_all()?;
+            fs::write(&temporary, serde_json::to_vec(&record)?)?;
             fs::rename(&temporary, &path)
         };
         write().map_err(|source| failed("write", &path, source))

@@ -23,7 +23,6 @@ pub struct Memory(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     links: BTreeMap<(NetnsKey, u32), MemoryLink>,
-    ping: BTreeSet<NetnsKey>,
     gone: BTreeSet<NetnsKey>,
     operations: Vec<Operation>,
     fail: Option<(usize, Errno)>,
@@ -51,6 +50,11 @@ impl Memory {
         self.0.lock().fail = Some((nth, errno));
     }
 
+    /// Takes [`Memory::fail_at`] back.
+    pub fn clear_failure(&self) {
+        self.0.lock().fail = None;
+    }
+
     /// Ends a namespace, with all links in it and their peers.
     pub fn end_netns(&self, netns: NetnsKey) {
         let mut state = self.0.lock();
@@ -64,7 +68,7 @@ impl Memory {
     /// Puts a link of someone else into a namespace.
     pub fn add_foreign(&self, netns: NetnsKey, name: &str) {
         let mut state = self.0.lock();
-        let index = (1..).find(|index| !state.links.contains_key(&(netns, *index))).unwrap_or(u32::MAX);
+        let index = u32::try_from(state.links.len()).unwrap_or_default() + 1;
         let link = ObservedLink {
             index,
             name: name.to_owned(),
@@ -145,9 +149,8 @@ impl State {
         let own = by_tag.or(by_name.filter(is_own));
         let occupant = by_name.filter(|link| own != Some(*link));
         ObservedEnd::Reachable {
-            own: own.map(|link| link.link.clone()),
+            own: own.map(|link| Box::new(link.link.clone())),
             occupant: occupant.map(|link| link.owned(place.netns)),
-            ping_allowed: self.ping.contains(&place.netns),
         }
     }
 
@@ -164,8 +167,7 @@ impl State {
         match operation {
             Operation::Create(desired) => self.create(desired)?,
             Operation::Delete(at) => self.delete((at.netns, at.index)),
-            Operation::AllowPing(netns) => drop(self.ping.insert(*netns)),
-            Operation::SetAlias(at, alias) => self.link(at)?.alias = Some(alias.clone()),
+            Operation::AllowPing(_) => {}
             Operation::AddAltname(at, name) => {
                 let link = self.link(at)?;
                 link.altname = Some(name.clone());
@@ -173,7 +175,11 @@ impl State {
             }
             Operation::SetMac { at, to, .. } => self.link(at)?.link.mac = *to,
             Operation::SetMtu { at, to, .. } => self.link(at)?.link.mtu = *to,
-            Operation::Up(at) => self.link(at)?.link.up = true,
+            Operation::Raise(at, alias) => {
+                let link = self.link(at)?;
+                link.alias = Some(alias.clone());
+                link.link.up = true;
+            }
             Operation::EnableIpv6(at) => self.link(at)?.link.ipv6_disabled = false,
             Operation::AddAddress(at, net) => self.link(at)?.link.addresses.push(*net),
             Operation::RemoveAddress(at, net) => self.link(at)?.link.addresses.retain(|a| a != net),

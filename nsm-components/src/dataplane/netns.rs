@@ -13,6 +13,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
+use rustix::fs::{Mode, OFlags, fstatfs};
 
 use super::ids::NetnsKey;
 
@@ -28,20 +29,28 @@ pub struct Netns {
 #[derive(Debug, Clone, Default)]
 pub struct Namespaces(HashMap<NetnsKey, Netns>);
 
+/// `NSFS_MAGIC` of linux/magic.h.
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+
 // === impl Netns ===
 
 impl Netns {
     /// The namespace behind a received descriptor. Those are often `O_PATH`, on which the kernel
-    /// refuses `setns` (EBADF); so it is opened again, which also fails early on other files.
+    /// refuses `setns` (EBADF); so it is opened again. What is no namespace is never opened: that
+    /// could block (a pipe) or do something (a device).
     pub fn from_fd(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        Self::open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        if fstatfs(fd)?.f_type != NSFS_MAGIC {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is no namespace"));
+        }
+        let file = File::open(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        let stat = file.metadata()?;
+        Ok(Self { key: NetnsKey { dev: stat.dev(), ino: stat.ino() }, file: Arc::new(file) })
     }
 
     /// The namespace behind a path, such as `/run/netns/name`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let stat = file.metadata()?;
-        Ok(Self { key: NetnsKey { dev: stat.dev(), ino: stat.ino() }, file: Arc::new(file) })
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        Self::from_fd(rustix::fs::open(path.as_ref(), flags, Mode::empty())?.as_fd())
     }
 
     /// The calling thread's namespace.

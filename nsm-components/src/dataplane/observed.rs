@@ -26,11 +26,9 @@ pub enum ObservedEnd {
     /// The namespace was looked at.
     Reachable {
         /// The connection's own link, under whatever name.
-        own: Option<ObservedLink>,
+        own: Option<Box<ObservedLink>>,
         /// Another link that has the wanted name.
         occupant: Option<OwnedLink>,
-        /// Whether unprivileged ICMP sockets work (`ping_group_range` holds all groups).
-        ping_allowed: bool,
     },
 }
 

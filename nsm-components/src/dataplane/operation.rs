@@ -29,8 +29,6 @@ pub enum Operation {
     Create(Box<Desired>),
     /// Deletes a link, and with it its peer; one that is gone already counts as deleted.
     Delete(At),
-    /// Writes the alias: from here on the link is finished.
-    SetAlias(At, String),
     /// Adds the second name.
     AddAltname(At, String),
     /// Sets the hardware address.
@@ -51,8 +49,8 @@ pub enum Operation {
         /// After.
         to: u32,
     },
-    /// Raises the link.
-    Up(At),
+    /// Raises the link and writes its alias: from here on it is finished.
+    Raise(At, String),
     /// Adds an address; an IPv6 one without duplicate address detection.
     AddAddress(At, IpNet),
     /// Removes an address.
@@ -91,9 +89,8 @@ impl Operation {
             Self::SetNeighbour(at, neighbour) => Self::RemoveNeighbour(at.clone(), *neighbour),
             Self::RemoveNeighbour(at, neighbour) => Self::SetNeighbour(at.clone(), *neighbour),
             Self::Delete(_)
-            | Self::SetAlias(..)
             | Self::AddAltname(..)
-            | Self::Up(_)
+            | Self::Raise(..)
             | Self::EnableIpv6(_)
             | Self::AllowPing(_) => return None,
         })
@@ -105,11 +102,10 @@ impl Operation {
             Self::Create(_) => None,
             Self::AllowPing(netns) => Some(*netns),
             Self::Delete(at)
-            | Self::SetAlias(at, _)
             | Self::AddAltname(at, _)
             | Self::SetMac { at, .. }
             | Self::SetMtu { at, .. }
-            | Self::Up(at)
+            | Self::Raise(at, _)
             | Self::AddAddress(at, _)
             | Self::RemoveAddress(at, _)
             | Self::AddRoute(at, _)
@@ -132,11 +128,10 @@ impl fmt::Display for Operation {
         match self {
             Self::Create(desired) => create(f, desired),
             Self::Delete(at) => write!(f, "delete link {at}"),
-            Self::SetAlias(at, alias) => write!(f, "set alias {alias} on {at}"),
             Self::AddAltname(at, name) => write!(f, "add altname {name} to {at}"),
             Self::SetMac { at, to, .. } => write!(f, "set hardware address {to:02x?} on {at}"),
             Self::SetMtu { at, to, .. } => write!(f, "set mtu {to} on {at}"),
-            Self::Up(at) => write!(f, "raise {at}"),
+            Self::Raise(at, alias) => write!(f, "raise {at} as {alias}"),
             Self::AddAddress(at, net) => write!(f, "add address {net} to {at}"),
             Self::RemoveAddress(at, net) => write!(f, "remove address {net} from {at}"),
             Self::AddRoute(at, hop) => route(f, "add", at, hop),
@@ -151,11 +146,11 @@ impl fmt::Display for Operation {
 
 fn create(f: &mut fmt::Formatter<'_>, desired: &Desired) -> fmt::Result {
     match desired.link {
-        Link::Veth => write!(f, "create veth")?,
+        Link::Veth => f.write_str("create veth"),
         Link::Vxlan(t) => {
-            write!(f, "create vxlan {} from {} to {} port {}", t.vni, t.local, t.remote, t.port)?
+            write!(f, "create vxlan {} from {} to {} port {}", t.vni, t.local, t.remote, t.port)
         }
-    }
+    }?;
     for (i, end) in desired.ends.iter().enumerate() {
         let word = if i == 0 { "" } else { " and" };
         write!(f, "{word} {} in {}", end.name, end.netns)?;

@@ -5,7 +5,10 @@ use super::{
     ids::{BadConnectionId, ConnectionId, NetnsKey},
 };
 use crate::api::{
-    Connection, connectioncontext::ConnectionContext, context, mechanism::interface_name_is_valid,
+    Connection,
+    connectioncontext::ConnectionContext,
+    context,
+    mechanism::{interface_name_is_valid, vxlan_overhead},
 };
 
 /// How a connection leaves the forwarder on one side.
@@ -23,7 +26,7 @@ pub enum Side {
         /// Identity of the tunnel as seen from here.
         tunnel: VxlanLink,
         /// Largest inner packet in bytes that the underlay carries (its MTU less the overhead);
-        /// 0 when unknown.
+        /// 0 when unknown, which counts as an underlay of 1500.
         mtu: u32,
     },
 }
@@ -68,6 +71,9 @@ pub enum PlanError {
 /// Smallest MTU of a link that carries IPv4 (`ETH_MIN_MTU`).
 const MIN_MTU: u32 = 68;
 
+/// MTU of an underlay that nobody has asked: Ethernet's.
+const ETHERNET_MTU: u32 = 1500;
+
 /// The kernel objects of `connection` between `server`, the side of the client (nsc) that calls,
 /// and `client`, the side of the endpoint (nse) that is called.
 pub fn plan(connection: &Connection, server: &Side, client: &Side) -> Result<Desired, PlanError> {
@@ -89,7 +95,8 @@ pub fn plan(connection: &Connection, server: &Side, client: &Side) -> Result<Des
 fn link(server: &Side, client: &Side, context_mtu: u32) -> Result<(Link, Option<u32>), PlanError> {
     let (link, tunnel_mtu) = match (server, client) {
         (Side::Vxlan { tunnel, mtu }, _) | (_, Side::Vxlan { tunnel, mtu }) => {
-            (Link::Vxlan(valid(*tunnel)?), *mtu)
+            let unknown = ETHERNET_MTU - vxlan_overhead(tunnel.local);
+            (Link::Vxlan(valid(*tunnel)?), if *mtu == 0 { unknown } else { *mtu })
         }
         _ => (Link::Veth, 0),
     };

@@ -75,7 +75,18 @@ pub(super) fn inspect<T>(
         Err(Errno::ENOPROTOOPT) => None,
         Err(_) => return Err(AttestError::Gone(pid)),
     };
-    let process = Process::open(pid, peer.uid())?;
+    inspect_process(pid, peer.uid(), pidfd, read)
+}
+
+/// The same for a known process: with the peer's pidfd, or on an older kernel without one. There a
+/// process that ends between its connect and this call may be taken for the next of its id.
+fn inspect_process<T>(
+    pid: i32,
+    uid: u32,
+    pidfd: Option<OwnedFd>,
+    read: impl FnOnce(&Process) -> Result<T, AttestError>,
+) -> Result<T, AttestError> {
+    let process = Process::open(pid, uid)?;
     let answer = if let Some(pidfd) = pidfd {
         let answer = read(&process)?;
         // While the descriptor still names the id, no other process can have had it.
@@ -104,10 +115,6 @@ impl Process {
         Ok(Self { pid, uid, dir })
     }
 
-    pub(super) fn pid(&self) -> i32 {
-        self.pid
-    }
-
     /// The user the process ran as when it connected.
     pub(super) fn uid(&self) -> u32 {
         self.uid
@@ -127,7 +134,7 @@ impl Process {
     }
 
     /// A refusal of this process.
-    pub(super) fn refuse(&self, why: impl ToString) -> AttestError {
+    pub(super) fn refuse(&self, why: &(impl ToString + ?Sized)) -> AttestError {
         AttestError::Refused { pid: self.pid, why: why.to_string() }
     }
 
@@ -178,12 +185,35 @@ mod tests {
         let (a, _b) = UnixStream::pair().unwrap();
         let own = std::env::current_exe().unwrap();
         let found = inspect(&a, |process| {
-            assert_eq!(process.pid(), i32::try_from(std::process::id()).unwrap());
+            assert_eq!(process.pid, i32::try_from(std::process::id()).unwrap());
             assert!(!process.cgroup().unwrap().is_empty());
             assert!(process.start_time().unwrap() > 0);
             process.executable()
         });
         assert_eq!(found.unwrap(), own);
+    }
+
+    #[test]
+    fn a_process_that_ends_meanwhile_is_not_taken_for_the_next_one() {
+        for with_pidfd in [true, false] {
+            let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            let pid = i32::try_from(child.id()).unwrap();
+            let pidfd = || {
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                let open = || rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+                with_pidfd.then(|| open().unwrap())
+            };
+            let found = inspect_process(pid, 0, pidfd(), Process::cgroup);
+            assert!(found.is_ok(), "{found:?}");
+            let ended = inspect_process(pid, 0, pidfd(), |process| {
+                let cgroup = process.cgroup();
+                child.kill().unwrap();
+                child.wait().unwrap();
+                cgroup
+            });
+            assert!(matches!(ended, Err(AttestError::Gone(gone)) if gone == pid), "{ended:?}");
+            assert!(matches!(inspect_process(pid, 0, None, |_| Ok(())), Err(AttestError::Gone(_))));
+        }
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Life of a root: an operator that forgets the mesh for years still finds it working.
-const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const ROOT_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// What a CA cannot do, and why.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,11 @@ pub enum CaError {
     /// The root is past its end.
     #[error("the root has expired: remove it to make a new one, and restart what trusts it")]
     Expired,
+    /// What should hold the root holds something else.
+    #[error(
+        "there is no text under {0:?}: remove the Secret to have a new root made, or write the old one back"
+    )]
+    NotStored(&'static str),
     /// The public key to sign is no P-256 key.
     #[error("the public key is no EC P-256 key in SubjectPublicKeyInfo DER")]
     PublicKey,

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{bundle::BundleError, ca::CaError, id::IdError};
+use super::{ca::CaError, id::IdError, tls::OwnSvidError};
 
 /// What ended an identity process.
 #[derive(Debug, thiserror::Error)]
@@ -37,15 +37,32 @@ pub enum Error {
         #[source]
         source: CaError,
     },
-    /// The trust bundle cannot be used.
-    #[error("cannot use the trust bundle in {place}")]
-    Bundle {
-        /// File or object that holds it.
-        place: String,
-        /// Why.
-        #[source]
-        source: BundleError,
+    /// A TCP address is needed.
+    #[error("{variable}={value} cannot be used: use tcp://host:port")]
+    NoTcp {
+        /// The setting.
+        variable: &'static str,
+        /// What it was set to.
+        value: String,
     },
+    /// The TCP address could not be taken.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no way to the API server.
+    #[error("no API server is known to this process: it has to run in a pod with a service account")]
+    Client(#[source] kube::Error),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+    /// The process cannot have an identity of its own.
+    #[error(transparent)]
+    OwnSvid(#[from] OwnSvidError),
     /// The server ended by itself.
     #[error("the gRPC server on {address} failed")]
     Serve {
@@ -63,4 +80,16 @@ impl Error {
         let path = path.into();
         move |source| Self::File { what, path, source }
     }
+}
+
+/// An error and what caused it, in one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -44,6 +44,21 @@ impl TrustDomain {
         self.join(&["host", "uid", &uid.to_string(), &sanitise(program)])
     }
 
+    /// A pod. Policies can speak of its namespace and account; its connections are its own.
+    pub(super) fn workload(&self, namespace: &str, account: &str, pod: &str) -> Result<SpiffeId, IdError> {
+        self.join(&["ns", namespace, "sa", account, "pod", pod])
+    }
+
+    /// A daemon of the mesh: the same after a restart, and of no other node.
+    pub(super) fn daemon(&self, namespace: &str, account: &str, node: &str) -> Result<SpiffeId, IdError> {
+        self.join(&["ns", namespace, "sa", account, "node", node])
+    }
+
+    /// The authority itself. No pod can be given this ID: those have two segments more.
+    pub(super) fn authority(&self, namespace: &str) -> Result<SpiffeId, IdError> {
+        self.join(&["ns", namespace, "sa", "nsm-identity-authority"])
+    }
+
     fn join(&self, segments: &[&str]) -> Result<SpiffeId, IdError> {
         let mut id = self.id().0;
         for segment in segments {
@@ -117,6 +132,26 @@ mod tests {
         for name in ["", ".", ".."] {
             assert!(domain.host(0, name).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn the_three_names_on_kubernetes() {
+        let domain = TrustDomain::parse("k8s.nsm").unwrap();
+        let ids = [
+            domain.workload("default", "web", "web-0"),
+            domain.daemon("nsm-system", "nsmgr", "node1.example"),
+            domain.authority("nsm-system"),
+        ];
+        assert_eq!(
+            ids.map(|id| id.unwrap().to_string()),
+            [
+                "spiffe://k8s.nsm/ns/default/sa/web/pod/web-0",
+                "spiffe://k8s.nsm/ns/nsm-system/sa/nsmgr/node/node1.example",
+                "spiffe://k8s.nsm/ns/nsm-system/sa/nsm-identity-authority",
+            ]
+        );
+        assert!(domain.workload("default", "", "web-0").is_err());
+        assert!(domain.workload("default", "a/b", "web-0").is_err());
     }
 
     proptest! {

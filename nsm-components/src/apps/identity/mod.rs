@@ -11,6 +11,8 @@
 //!
 //! A caller that cannot be served yet waits on its open stream; a valid SVID is never taken back.
 
+pub mod agent;
+pub mod authority;
 pub mod standalone;
 
 mod attest;
@@ -18,12 +20,24 @@ mod backoff;
 mod bundle;
 mod ca;
 mod error;
+#[cfg(test)]
+mod fake_api;
 mod id;
 mod issuer;
+mod listener;
+mod pod;
+mod pods;
+mod probe;
+mod published;
 mod renewal;
+mod review;
+mod root;
+mod signing;
 mod socket;
 mod svid;
+mod tls;
 mod workload_api;
 mod x509;
 
 pub use error::Error;
+pub use probe::{ProbeError, probe_agent, probe_authority};

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use super::{
     backoff::{Backoff, jitter},
+    error::with_causes,
     issuer::{Caller, IssueError, Issuer},
     svid::Svid,
 };
@@ -151,8 +152,8 @@ impl<I: Issuer> Task<I> {
                         return;
                     }
                     let delay = backoff.next();
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    warn!(caller = %self.caller, %error, cause, ?delay, "cannot renew an identity, will try again");
+                    let error = with_causes(&error);
+                    warn!(caller = %self.caller, error, ?delay, "cannot get an identity, will try again");
                     time::sleep(delay).await;
                     if let Some(held) = &held
                         && !self.idle(held).await
@@ -203,7 +204,7 @@ impl Held {
     fn new(svid: Svid) -> Self {
         let half = svid.validity().lifetime() / 2;
         // A little before half life, and not all callers of a node at once.
-        let renew_after = half - jitter(half / 10);
+        let renew_after = half.saturating_sub(jitter(half / 10));
         Self { svid: Arc::new(svid), since: Instant::now(), since_wall: SystemTime::now(), renew_after }
     }
 

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::{
     Error, attest,
+    error::with_causes,
     issuer::{Caller, Issuer},
 };
 
@@ -120,18 +121,6 @@ fn admit<I: Issuer>(io: UnixStream, issuer: &I, quota: &Quota) -> Option<Admitte
         return None;
     };
     Some(Admitted { io, admission: Admission(caller), _ticket: ticket })
-}
-
-/// An error and what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 // === impl Quota ===

@@ -61,7 +61,7 @@ impl Issuer for Standalone {
         let name = executable.file_name().unwrap_or_default().to_string_lossy();
         // The kernel adds this once the file was replaced, as an upgrade does.
         let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
-        let id = self.domain.host(process.uid(), name).map_err(|error| process.refuse(error))?;
+        let id = self.domain.host(process.uid(), name).map_err(|error| process.refuse(&error))?;
         Ok(Caller::new(id.as_str()))
     }
 

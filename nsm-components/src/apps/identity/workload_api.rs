@@ -58,8 +58,8 @@ pub(super) async fn serve<I: Issuer>(
         .add_service(SpiffeWorkloadApiServer::new(api).max_decoding_message_size(MAX_REQUEST))
         .serve_with_incoming_shutdown(socket::incoming(listener, issuer), shutdown.clone().cancelled_owned());
     tokio::select! {
-        served = server => {
-            served.map_err(|source| Error::Serve { address: listen_on.to_string(), source })
+        ended = server => {
+            ended.map_err(|source| Error::Serve { address: listen_on.to_string(), source })
         }
         // A client that does not read its stream's end must not keep the process.
         () = async { shutdown.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),

@@ -1,1 +1,150 @@
 use super::*;
+use crate::{
+    api::{
+        Connection,
+        connectioncontext::{ConnectionContext, IpContext},
+    },
+    dataplane::{Side, VxlanLink, plan},
+};
+
+const NOBODY: &dyn Fn(&ConnectionId) -> bool = &|_| false;
+
+fn netns(ino: u64) -> NetnsKey {
+    NetnsKey { dev: 4, ino }
+}
+
+fn desired() -> Desired {
+    let ip = IpContext {
+        src_ip_addrs: vec!["172.16.0.1/32".into()],
+        dst_ip_addrs: vec!["172.16.0.0/32".into()],
+        ..IpContext::default()
+    };
+    let context = ConnectionContext { ip_context: Some(ip), ..ConnectionContext::default() };
+    let connection = Connection { id: "c1".into(), context: Some(context), ..Connection::default() };
+    let pod = |ino| Side::Kernel { netns: netns(ino), ifname: "nsm-1".into() };
+    plan(&connection, &pod(1), &pod(2)).unwrap()
+}
+
+/// Everything as `desired` wants it.
+fn in_sync(desired: &Desired) -> Observed {
+    let link = |(at, end): (usize, &End)| {
+        let peer = desired.ends[1 - at].index;
+        let link = ObservedLink {
+            has_altname: true,
+            kind: ObservedKind::Veth { peer },
+            mtu: 1500,
+            up: true,
+            ipv6_disabled: false,
+            addresses: end.addresses.clone(),
+            routes: end.routes.clone(),
+            ..newborn(end)
+        };
+        reachable(Some(link), None)
+    };
+    Observed { ends: desired.ends.iter().enumerate().map(link).collect() }
+}
+
+fn reachable(own: Option<ObservedLink>, occupant: Option<OwnedLink>) -> ObservedEnd {
+    ObservedEnd::Reachable { own: own.map(Box::new), occupant }
+}
+
+fn own(observed: &mut Observed, at: usize) -> &mut ObservedLink {
+    match &mut observed.ends[at] {
+        ObservedEnd::Reachable { own: Some(own), .. } => own,
+        other => panic!("no link in {other:?}"),
+    }
+}
+
+fn occupied(by: Owner) -> Observed {
+    let occupant = OwnedLink { netns: netns(2), index: 5, name: "nsm-1".into(), owner: by };
+    Observed { ends: vec![reachable(None, Some(occupant)), reachable(None, None)] }
+}
+
+#[test]
+fn what_is_in_sync_needs_nothing() {
+    let desired = desired();
+    assert_eq!(diff(&desired, &in_sync(&desired), NOBODY), Ok(vec![]));
+}
+
+#[test]
+fn only_what_differs_is_changed() {
+    let desired = desired();
+    let mut observed = in_sync(&desired);
+    let extra = "10.0.0.1/24".parse().unwrap();
+    own(&mut observed, 1).addresses.push(extra);
+    own(&mut observed, 1).routes.clear();
+    let operations = diff(&desired, &observed, NOBODY).unwrap();
+    let [Operation::RemoveAddress(at, removed), Operation::AddRoute(_, added)] = operations.as_slice() else {
+        panic!("{operations:?}");
+    };
+    assert_eq!((at.netns, *removed, *added), (netns(1), extra, desired.ends[1].routes[0]));
+}
+
+#[test]
+fn half_of_a_pair_is_deleted_and_the_pair_made_anew() {
+    let desired = desired();
+    let mut observed = in_sync(&desired);
+    observed.ends[0] = reachable(None, None);
+    let operations = diff(&desired, &observed, NOBODY).unwrap();
+    assert!(matches!(&operations[0], Operation::Delete(at) if at.netns == netns(1)), "{operations:?}");
+    assert!(matches!(&operations[1], Operation::Create(_)), "{operations:?}");
+}
+
+#[test]
+fn two_ends_that_are_not_each_others_peers_are_both_deleted() {
+    let desired = desired();
+    let mut observed = in_sync(&desired);
+    own(&mut observed, 0).kind = ObservedKind::Veth { peer: 99 };
+    let operations = diff(&desired, &observed, NOBODY).unwrap();
+    let deletes = operations.iter().filter(|op| matches!(op, Operation::Delete(_))).count();
+    assert_eq!(deletes, 2);
+}
+
+#[test]
+fn another_kind_of_link_is_made_anew() {
+    let mut desired = desired();
+    let mut observed = in_sync(&desired);
+    let (local, remote) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    let tunnel = |vni| VxlanLink { local, remote, vni, port: 4789 };
+    desired.ends.truncate(1);
+    desired.link = Link::Vxlan(tunnel(5));
+    observed.ends.truncate(1);
+    own(&mut observed, 0).kind = ObservedKind::Vxlan(tunnel(5));
+    assert_eq!(diff(&desired, &observed, NOBODY), Ok(vec![]));
+    own(&mut observed, 0).kind = ObservedKind::Vxlan(tunnel(6));
+    let operations = diff(&desired, &observed, NOBODY).unwrap();
+    assert!(matches!(operations[..2], [Operation::Delete(_), Operation::Create(_)]), "{operations:?}");
+}
+
+#[test]
+fn a_name_is_taken_from_the_unfinished_and_the_abandoned_but_not_from_others() {
+    let desired = desired();
+    let other = || Owner::Connection(ConnectionId::new("c2").unwrap());
+    for owner in [Owner::Unfinished, other()] {
+        let operations = diff(&desired, &occupied(owner), NOBODY).unwrap();
+        assert!(matches!(&operations[0], Operation::Delete(at) if at.index == 5), "{operations:?}");
+    }
+    let refused = diff(&desired, &occupied(other()), &|id| id.as_str() == "c2");
+    assert!(matches!(refused, Err(Conflict::InUse { .. })));
+    let refused = diff(&desired, &occupied(Owner::Foreign), NOBODY);
+    assert_eq!(refused, Err(Conflict::Foreign { netns: netns(2), name: "nsm-1".into() }));
+}
+
+#[test]
+fn a_pod_that_cannot_be_entered_is_named() {
+    let desired = desired();
+    let observed = Observed { ends: vec![reachable(None, None), ObservedEnd::Unreachable] };
+    assert_eq!(diff(&desired, &observed, NOBODY), Err(Conflict::Unreachable(netns(1))));
+}
+
+#[test]
+fn a_pair_is_removed_by_one_delete_and_what_is_unreachable_by_none() {
+    let desired = desired();
+    let places = [netns(2), netns(1)];
+    let mut observed = in_sync(&desired);
+    assert_eq!(removal(&places, &observed).len(), 1);
+    observed.ends[0] = ObservedEnd::Unreachable;
+    let operations = removal(&places, &observed);
+    assert!(matches!(&operations[..], [Operation::Delete(at)] if at.netns == netns(1)), "{operations:?}");
+    assert_eq!(removal(&places, &occupied(Owner::Foreign)), []);
+}

@@ -1,1 +1,174 @@
+use proptest::prelude::*;
+
 use super::*;
+use crate::{
+    api::{
+        Connection,
+        connectioncontext::{ConnectionContext, IpContext, Route},
+    },
+    dataplane::{Memory, NetnsKey, Side, VxlanLink, plan},
+};
+
+fn netns(ino: u64) -> NetnsKey {
+    NetnsKey { dev: 4, ino }
+}
+
+fn pod(ino: u64) -> Side {
+    Side::Kernel { netns: netns(ino), ifname: "nsm-1".into() }
+}
+
+fn tunnel(vni: u32) -> Side {
+    let (local, remote) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    Side::Vxlan { tunnel: VxlanLink { local, remote, vni, port: 4789 }, mtu: 1446 }
+}
+
+fn connection(id: &str, routes: &[String]) -> Connection {
+    let route = |prefix: &String| Route { prefix: prefix.clone(), next_hop: String::new() };
+    let ip = IpContext {
+        src_ip_addrs: vec!["172.16.0.1/32".into()],
+        dst_ip_addrs: vec!["172.16.0.0/32".into()],
+        src_routes: routes.iter().map(route).collect(),
+        ..IpContext::default()
+    };
+    let context = ConnectionContext { ip_context: Some(ip), ..ConnectionContext::default() };
+    Connection { id: id.into(), context: Some(context), ..Connection::default() }
+}
+
+fn local(id: &str) -> Desired {
+    plan(&connection(id, &[]), &pod(1), &pod(2)).unwrap()
+}
+
+fn dataplane() -> Dataplane<Memory> {
+    Dataplane::new(Memory::new())
+}
+
+#[tokio::test]
+async fn a_second_time_makes_no_operation() {
+    let (dataplane, netns) = (dataplane(), Namespaces::default());
+    assert_eq!(dataplane.ensure(&local("c1"), &netns).await.unwrap(), Applied::Created);
+    let made = dataplane.kernel().operations().len();
+    assert_eq!(dataplane.ensure(&local("c1"), &netns).await.unwrap(), Applied::Adopted);
+    assert_eq!(dataplane.kernel().operations().len(), made);
+}
+
+#[tokio::test]
+async fn whichever_operation_fails_nothing_is_left_and_the_next_attempt_succeeds() {
+    let (probe, netns) = (dataplane(), Namespaces::default());
+    probe.ensure(&local("c1"), &netns).await.unwrap();
+    for nth in 0..probe.kernel().operations().len() {
+        let dataplane = dataplane();
+        dataplane.kernel().fail_at(nth, Errno::EPERM);
+        let error = dataplane.ensure(&local("c1"), &netns).await.unwrap_err();
+        assert!(matches!(error, Error::Apply(_)), "{nth}: {error}");
+        assert_eq!(dataplane.kernel().links(), [], "{nth}");
+        assert_eq!(dataplane.ensure(&local("c1"), &netns).await.unwrap(), Applied::Created);
+    }
+}
+
+#[tokio::test]
+async fn whichever_change_fails_an_existing_connection_stays_as_it_was() {
+    let netns = Namespaces::default();
+    let before = plan(&connection("c1", &["10.1.0.0/16".into()]), &pod(1), &pod(2)).unwrap();
+    let after = plan(&connection("c1", &["10.2.0.0/16".into()]), &pod(1), &pod(2)).unwrap();
+    for nth in 0..2 {
+        let dataplane = dataplane();
+        dataplane.ensure(&before, &netns).await.unwrap();
+        dataplane.kernel().fail_at(nth, Errno::EPERM);
+        dataplane.ensure(&after, &netns).await.unwrap_err();
+        assert!(dataplane.is_in_sync(&before, &netns).await.unwrap(), "{nth}");
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_is_taken_is_replaced_by_another() {
+    let (dataplane, netns) = (dataplane(), Namespaces::default());
+    dataplane.kernel().fail_at(2, Errno::EBUSY);
+    assert_eq!(dataplane.ensure(&local("c1"), &netns).await.unwrap(), Applied::Created);
+    assert_eq!(dataplane.ensure(&local("c1"), &netns).await.unwrap(), Applied::Adopted);
+}
+
+#[tokio::test]
+async fn a_vni_that_is_taken_is_told_apart() {
+    let (dataplane, netns) = (dataplane(), Namespaces::default());
+    let to = |id, ino| plan(&connection(id, &[]), &pod(ino), &tunnel(7)).unwrap();
+    dataplane.ensure(&to("c1", 1), &netns).await.unwrap();
+    let error = dataplane.ensure(&to("c2", 2), &netns).await.unwrap_err();
+    assert!(matches!(error, Error::VniTaken { vni: 7 }), "{error}");
+    assert_eq!(dataplane.kernel().links().len(), 1);
+}
+
+#[tokio::test]
+async fn a_pod_that_dies_takes_its_links_and_removal_is_content() {
+    let (dataplane, at_hand) = (dataplane(), Namespaces::default());
+    dataplane.ensure(&local("c1"), &at_hand).await.unwrap();
+    dataplane.kernel().end_netns(netns(2));
+    assert_eq!(dataplane.kernel().links(), []);
+    assert!(!dataplane.remove(&local("c1").footprint(), &at_hand).await.unwrap());
+    let error = dataplane.ensure(&local("c1"), &at_hand).await.unwrap_err();
+    assert!(matches!(error, Error::Conflict(Conflict::Unreachable(_))), "{error}");
+}
+
+#[tokio::test]
+async fn a_foreign_interface_survives_everything() {
+    let (dataplane, at_hand) = (dataplane(), Namespaces::default());
+    dataplane.kernel().add_foreign(netns(1), "nsm-1");
+    dataplane.ensure(&local("c1"), &at_hand).await.unwrap_err();
+    dataplane.remove(&local("c1").footprint(), &at_hand).await.unwrap();
+    assert_eq!(dataplane.kernel().links(), [(netns(1), "nsm-1".into())]);
+}
+
+/// One thing that may happen to a connection.
+#[derive(Debug, Clone)]
+enum Step {
+    Local { client: u64, endpoint: u64, routes: Vec<String> },
+    Remote { client: u64, vni: u32 },
+    Fail(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let route = (0u8..4).prop_map(|n| format!("10.{n}.0.0/16"));
+    let routes = proptest::collection::vec(route, 0..4);
+    prop_oneof![
+        4 => (1u64..3, 3u64..5, routes).prop_map(|(client, endpoint, routes)| Step::Local { client, endpoint, routes }),
+        2 => (1u64..3, 1u32..4).prop_map(|(client, vni)| Step::Remote { client, vni }),
+        1 => (0usize..20).prop_map(Step::Fail),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_a_repeated_ensure_changes_nothing_and_removal_leaves_nothing(
+        steps in proptest::collection::vec(step(), 1..8)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (dataplane, at_hand) = (dataplane(), Namespaces::default());
+            // As a forwarder does: it knows where the connection was before it moves it.
+            let mut places: Vec<Footprint> = Vec::new();
+            for step in steps {
+                let desired = match step {
+                    Step::Local { client, endpoint, routes } => {
+                        plan(&connection("c1", &routes), &pod(client), &pod(endpoint)).unwrap()
+                    }
+                    Step::Remote { client, vni } => plan(&connection("c1", &[]), &pod(client), &tunnel(vni)).unwrap(),
+                    Step::Fail(nth) => {
+                        dataplane.kernel().fail_at(nth, Errno::EPERM);
+                        continue;
+                    }
+                };
+                places.push(desired.footprint());
+                if dataplane.ensure(&desired, &at_hand).await.is_ok() {
+                    dataplane.kernel().clear_failure();
+                    let again = dataplane.ensure(&desired, &at_hand).await.unwrap();
+                    prop_assert_eq!(again, Applied::Adopted);
+                }
+            }
+            dataplane.kernel().clear_failure();
+            for place in places {
+                dataplane.remove(&place, &at_hand).await.unwrap();
+            }
+            prop_assert_eq!(dataplane.kernel().links(), []);
+            Ok(())
+        })?;
+    }
+}

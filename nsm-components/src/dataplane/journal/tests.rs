@@ -1,1 +1,75 @@
+use tempfile::TempDir;
+
 use super::*;
+use crate::dataplane::{NetnsKey, Place, Role};
+
+fn entry(id: &str) -> Entry {
+    let place = Place { role: Role::Client, netns: NetnsKey { dev: 4, ino: 7 }, name: "nsm-1".into() };
+    let footprint = Footprint { id: ConnectionId::new(id).unwrap(), places: vec![place] };
+    Entry { footprint, kind: "veth".into(), vni: None, expires: 1_700_000_000 }
+}
+
+fn names(folder: &TempDir) -> Vec<String> {
+    let files = fs::read_dir(folder.path()).unwrap();
+    let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn the_next_process_reads_what_was_put_and_not_removed() {
+    let folder = TempDir::new().unwrap();
+    let (journal, found) = Journal::open(folder.path()).unwrap();
+    assert_eq!(found, []);
+    journal.put(entry("c1")).await.unwrap();
+    journal.put(entry("c2")).await.unwrap();
+    journal.put(Entry { expires: 5, ..entry("c2") }).await.unwrap();
+    journal.remove(&ConnectionId::new("c1").unwrap()).await.unwrap();
+    journal.remove(&ConnectionId::new("c1").unwrap()).await.unwrap();
+
+    let (_, found) = Journal::open(folder.path()).unwrap();
+
+    assert_eq!(found, [Entry { expires: 5, ..entry("c2") }]);
+    assert_eq!(names(&folder), ["c2.json"]);
+}
+
+#[tokio::test]
+async fn unreadable_files_are_set_aside_and_the_rest_is_read() {
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = Journal::open(folder.path()).unwrap();
+    journal.put(entry("good")).await.unwrap();
+    let good = fs::read_to_string(folder.path().join("good.json")).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("cut.json", &good[..good.len() / 2]);
+    write("renamed.json", &good);
+    write("future.json", &good.replace("\"version\":1", "\"version\":2").replace("good", "future"));
+    write("huge.json", &" ".repeat(1 << 20));
+    write("good.json.tmp", "{");
+
+    let (_, found) = Journal::open(folder.path()).unwrap();
+
+    assert_eq!(found, [entry("good")]);
+    let aside = ["cut.unreadable", "future.unreadable", "good.json", "huge.unreadable", "renamed.unreadable"];
+    assert_eq!(names(&folder), aside);
+}
+
+#[tokio::test]
+async fn entries_of_an_earlier_boot_are_dropped() {
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = Journal::open(folder.path()).unwrap();
+    journal.put(entry("c1")).await.unwrap();
+    let file = folder.path().join("c1.json");
+    let text = fs::read_to_string(&file).unwrap();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    fs::write(&file, text.replace(boot_id.trim(), "another")).unwrap();
+
+    let (_, found) = Journal::open(folder.path()).unwrap();
+
+    assert_eq!((found, names(&folder)), (vec![], vec![]));
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let error = Journal::open("/proc/no/such/folder").unwrap_err();
+    assert!(error.to_string().contains("/proc/no/such/folder"), "{error}");
+}

@@ -44,7 +44,7 @@ impl Session {
         let fail = |source| Stop { at: 0, done: Vec::new(), source };
         match run {
             [Operation::AllowPing(netns)] => self.allow_ping(*netns).map_err(fail),
-            [Operation::EnableIpv6(at)] => self.enable_ipv6(at.netns, &at.name).map_err(fail),
+            [Operation::EnableIpv6(at)] => self.enable_ipv6(at).map_err(fail),
             run => self.apply_messages(run),
         }
     }
@@ -93,6 +93,10 @@ impl Session {
     }
 }
 
+/// Most messages in one send. All answers wait in the socket's buffer together, which has room
+/// for some 250.
+const BATCH: usize = 64;
+
 /// How many operations from the first on go out together.
 fn run_length(operations: &[Operation]) -> usize {
     let alone = |op: &Operation| {
@@ -102,7 +106,7 @@ fn run_length(operations: &[Operation]) -> usize {
     if alone(first) {
         return 1;
     }
-    operations.iter().take_while(|op| !alone(op) && op.netns() == first.netns()).count()
+    operations.iter().take(BATCH).take_while(|op| !alone(op) && op.netns() == first.netns()).count()
 }
 
 /// Deleting what is gone is done: the namespace or the peer went first. An equal address or route

@@ -83,15 +83,14 @@ pub(super) fn of(operation: &Operation) -> Option<Request> {
     let set = |at: &At, attributes| request(RouteNetlinkMessage::SetLink(link(at, attributes)), 0);
     Some(match operation {
         Operation::Delete(at) => request(RouteNetlinkMessage::DelLink(link(at, vec![])), 0),
-        Operation::SetAlias(at, alias) => set(at, vec![LinkAttribute::IfAlias(alias.clone())]),
         Operation::AddAltname(at, name) => {
             let names = LinkAttribute::PropList(vec![Prop::AltIfName(name.clone())]);
             request(RouteNetlinkMessage::NewLinkProp(link(at, vec![names])), NLM_F_CREATE | NLM_F_EXCL)
         }
         Operation::SetMac { at, to, .. } => set(at, vec![LinkAttribute::Address(to.to_vec())]),
         Operation::SetMtu { at, to, .. } => set(at, vec![LinkAttribute::Mtu(*to)]),
-        Operation::Up(at) => {
-            let mut message = link(at, vec![]);
+        Operation::Raise(at, alias) => {
+            let mut message = link(at, vec![LinkAttribute::IfAlias(alias.clone())]);
             message.header.flags = LinkFlags::Up;
             message.header.change_mask = LinkFlags::Up;
             request(RouteNetlinkMessage::SetLink(message), 0)

@@ -7,6 +7,7 @@
 
 mod apply;
 mod message;
+mod parse;
 mod read;
 mod session;
 mod socket;
@@ -21,7 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::session::Session;
 use super::{
@@ -37,7 +38,11 @@ use super::{
 pub struct Netlink {
     underlay: Netns,
     tally: Arc<Tally>,
+    threads: Arc<Semaphore>,
 }
+
+/// Threads at a time. The kernel makes links one after the other, so more would only wait.
+const THREADS: usize = 8;
 
 /// What was asked of the kernel since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,7 +75,7 @@ impl Netlink {
 
     /// Tunnels leave from this namespace.
     pub fn with_underlay(underlay: Netns) -> Self {
-        Self { underlay, tally: Arc::default() }
+        Self { underlay, tally: Arc::default(), threads: Arc::new(Semaphore::new(THREADS)) }
     }
 
     /// What was asked so far.
@@ -95,11 +100,13 @@ impl Netlink {
         netns: Namespaces,
         work: impl FnOnce(&mut Session) -> Result<T, KernelError> + Send + 'static,
     ) -> Result<T, KernelError> {
+        let permit = self.threads.clone().acquire_owned().await;
         let (sender, receiver) = oneshot::channel();
         let mut session = Session::new(self.underlay.clone(), netns, self.tally.clone());
         let run = move || {
             // The receiver may be gone: the work counts, not the answer.
             let _ = sender.send(work(&mut session));
+            drop(permit);
         };
         let thread = std::thread::Builder::new().name("netns".into()).spawn(run);
         thread.map_err(|source| KernelError::Io { doing: "start a thread", source })?;

@@ -3,24 +3,31 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage, AddressScope},
-    link::{
-        InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop,
-    },
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage},
+    address::{AddressMessage, AddressScope},
+    link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
+    neighbour::{NeighbourAttribute, NeighbourMessage},
+    route::{RouteAttribute, RouteHeader, RouteMessage},
 };
 use nix::errno::Errno;
 
-use super::{message::ROUTE_PROTOCOL, session::Session};
+use super::{
+    message::ROUTE_PROTOCOL,
+    parse::{
+        address, as_address, as_link, has_altname, hop, ipv6_disabled, kind, mac, mtu, name, neighbour,
+        owned, owner,
+    },
+    session::Session,
+};
 use crate::{
     api::context::Hop,
     dataplane::{
-        desired::{Footprint, Neighbour, Place, VxlanLink, altname},
+        desired::{Footprint, Neighbour, Place, altname},
         ids::{ConnectionId, NetnsKey},
-        observed::{Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner},
+        observed::{Observed, ObservedEnd, ObservedLink, OwnedLink, Owner},
+        operation::At,
         port::{Depth, KernelError},
     },
 };
@@ -54,6 +61,16 @@ impl Session {
         Ok(found.as_ref().and_then(as_link).and_then(mtu))
     }
 
+    /// Whether IPv6 is switched off on a link. Asked by netlink: a path below /proc/sys/net takes
+    /// the kernel the longer the more namespaces there are.
+    pub(super) fn ipv6_disabled(&mut self, at: &At) -> Result<bool, KernelError> {
+        let mut asked = LinkMessage::default();
+        asked.header.index = at.index;
+        asked.attributes.push(no_statistics());
+        let found = self.get(at.netns, RouteNetlinkMessage::GetLink(asked))?;
+        Ok(found.as_ref().and_then(as_link).is_some_and(ipv6_disabled))
+    }
+
     fn end(&mut self, id: &ConnectionId, place: &Place, depth: Depth) -> Result<ObservedEnd, KernelError> {
         if self.find(place.netns).is_none() {
             return Ok(ObservedEnd::Unreachable);
@@ -68,11 +85,11 @@ impl Session {
             (own, occupant) => (own, occupant),
         };
         let own = match own {
-            Some(link) => self.details(id, place, &link, depth)?,
+            Some(link) => self.details(id, place, &link, depth)?.map(Box::new),
             None => None,
         };
         let occupant = occupant.map(|link| owned(place.netns, &link));
-        Ok(ObservedEnd::Reachable { own, occupant, ping_allowed: self.ping_allowed(place.netns)? })
+        Ok(ObservedEnd::Reachable { own, occupant })
     }
 
     fn link(&mut self, netns: NetnsKey, by: LinkAttribute) -> Result<Option<LinkMessage>, KernelError> {
@@ -110,7 +127,7 @@ impl Session {
             mac,
             mtu: mtu(link).unwrap_or_default(),
             up: link.header.flags.contains(LinkFlags::Up),
-            ipv6_disabled: self.ipv6_disabled(netns, name)?,
+            ipv6_disabled: ipv6_disabled(link),
             addresses,
             routes,
             neighbours,
@@ -158,161 +175,9 @@ fn no_statistics() -> LinkAttribute {
 }
 
 fn altname_attribute(name: String) -> LinkAttribute {
-    use netlink_packet_core::DefaultNla;
     /// `IFLA_ALT_IFNAME` of linux/if_link.h.
     const ALT_IFNAME: u16 = 53;
     let mut text = name.into_bytes();
     text.push(0);
     LinkAttribute::Other(DefaultNla::new(ALT_IFNAME, text))
-}
-
-fn as_link(message: &RouteNetlinkMessage) -> Option<&LinkMessage> {
-    if let RouteNetlinkMessage::NewLink(link) = message { Some(link) } else { None }
-}
-
-fn as_address(message: &RouteNetlinkMessage) -> Option<&AddressMessage> {
-    if let RouteNetlinkMessage::NewAddress(address) = message { Some(address) } else { None }
-}
-
-fn name(link: &LinkMessage) -> Option<&str> {
-    link.attributes
-        .iter()
-        .find_map(|a| if let LinkAttribute::IfName(name) = a { Some(name.as_str()) } else { None })
-}
-
-fn mac(link: &LinkMessage) -> Option<[u8; 6]> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok(),
-        _ => None,
-    })
-}
-
-fn mtu(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None })
-}
-
-fn owner(link: &LinkMessage) -> Owner {
-    let (mut group, mut alias) = (0, None);
-    for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::Group(value) => group = *value,
-            LinkAttribute::IfAlias(value) => alias = Some(value.as_str()),
-            _ => {}
-        }
-    }
-    Owner::of(group, alias)
-}
-
-fn owned(netns: NetnsKey, link: &LinkMessage) -> OwnedLink {
-    let name = name(link).unwrap_or_default().to_owned();
-    OwnedLink { netns, index: link.header.index, name, owner: owner(link) }
-}
-
-fn has_altname(link: &LinkMessage, wanted: &str) -> bool {
-    let is_wanted = |prop: &Prop| matches!(prop, Prop::AltIfName(name) if name == wanted);
-    link.attributes.iter().any(|a| matches!(a, LinkAttribute::PropList(props) if props.iter().any(is_wanted)))
-}
-
-fn kind(link: &LinkMessage) -> ObservedKind {
-    let mut peer = None;
-    let mut is_veth = false;
-    let mut tunnel = None;
-    for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::Link(index) => peer = Some(*index),
-            LinkAttribute::LinkInfo(infos) => {
-                is_veth |= infos.contains(&LinkInfo::Kind(InfoKind::Veth));
-                tunnel = infos.iter().find_map(|info| match info {
-                    LinkInfo::Data(InfoData::Vxlan(data)) => vxlan(data),
-                    _ => None,
-                });
-            }
-            _ => {}
-        }
-    }
-    match (is_veth, peer, tunnel) {
-        (true, Some(peer), _) => ObservedKind::Veth { peer },
-        (_, _, Some(tunnel)) => ObservedKind::Vxlan(tunnel),
-        _ => ObservedKind::Other,
-    }
-}
-
-fn vxlan(data: &[InfoVxlan]) -> Option<VxlanLink> {
-    let (mut local, mut remote, mut vni, mut port) = (None, None, None, None);
-    for item in data {
-        match item {
-            InfoVxlan::Id(value) => vni = Some(*value),
-            InfoVxlan::Port(value) => port = Some(*value),
-            InfoVxlan::Local(ip) => local = Some(IpAddr::V4(*ip)),
-            InfoVxlan::Local6(ip) => local = Some(IpAddr::V6(*ip)),
-            InfoVxlan::Group(ip) => remote = Some(IpAddr::V4(*ip)),
-            InfoVxlan::Group6(ip) => remote = Some(IpAddr::V6(*ip)),
-            _ => {}
-        }
-    }
-    Some(VxlanLink { local: local?, remote: remote?, vni: vni?, port: port? })
-}
-
-fn address(message: &AddressMessage) -> Option<IpNet> {
-    let mut found = None;
-    for attribute in &message.attributes {
-        match attribute {
-            // On a point-to-point address the other one is the peer's.
-            AddressAttribute::Local(ip) => found = Some(*ip),
-            AddressAttribute::Address(ip) if found.is_none() => found = Some(*ip),
-            _ => {}
-        }
-    }
-    IpNet::new(found?, message.header.prefix_len).ok()
-}
-
-fn hop(message: &RouteNetlinkMessage, family: AddressFamily, index: u32) -> Option<Hop> {
-    let RouteNetlinkMessage::NewRoute(route) = message else { return None };
-    let mut destination = None;
-    let mut via = None;
-    let mut over = None;
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => destination = ip(address),
-            RouteAttribute::Gateway(address) => via = ip(address),
-            RouteAttribute::Oif(oif) => over = Some(*oif),
-            _ => {}
-        }
-    }
-    let ours = route.header.protocol == ROUTE_PROTOCOL
-        && route.header.table == RouteHeader::RT_TABLE_MAIN
-        && route.header.address_family == family
-        && over == Some(index);
-    let unspecified = || match family {
-        AddressFamily::Inet => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        _ => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
-    };
-    let prefix =
-        IpNet::new(destination.unwrap_or_else(unspecified), route.header.destination_prefix_length).ok()?;
-    ours.then_some(Hop { prefix, via })
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
-        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
-        _ => None,
-    }
-}
-
-fn neighbour(message: &RouteNetlinkMessage, index: u32) -> Option<Neighbour> {
-    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
-    if entry.header.ifindex != index || entry.header.state != NeighbourState::Permanent {
-        return None;
-    }
-    let ip = entry.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
-        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-        _ => None,
-    })?;
-    let mac = entry.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
-        _ => None,
-    })?;
-    Some(Neighbour { ip, mac })
 }

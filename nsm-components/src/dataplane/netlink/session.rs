@@ -11,6 +11,7 @@ use super::{
 use crate::dataplane::{
     ids::NetnsKey,
     netns::{Namespaces, Netns},
+    operation::At,
     port::KernelError,
 };
 
@@ -24,7 +25,7 @@ pub(super) struct Session {
 }
 
 /// Groups that may open ICMP sockets: all. The kernel's default is none (`1 0`).
-const PING_GROUPS: &str = "0\t2147483647";
+const PING_GROUPS: &str = "0 2147483647";
 const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
 
 // === impl Session ===
@@ -77,25 +78,23 @@ impl Session {
         self.socket(key)?.dump(message)
     }
 
-    /// Whether ICMP sockets are open to all groups. A namespace without the setting has nothing
-    /// to open.
-    pub(super) fn ping_allowed(&mut self, key: NetnsKey) -> Result<bool, KernelError> {
-        self.enter(key)?;
-        Ok(read(PING_GROUP_RANGE).is_none_or(|range| range.split_whitespace().eq(PING_GROUPS.split('\t'))))
-    }
-
+    /// Opens ICMP sockets to all groups. A namespace without the setting has nothing to open.
     pub(super) fn allow_ping(&mut self, key: NetnsKey) -> Result<(), KernelError> {
-        if self.ping_allowed(key)? { Ok(()) } else { self.write(PING_GROUP_RANGE.into(), PING_GROUPS) }
-    }
-
-    /// Whether IPv6 is switched off on the link. A kernel without IPv6 has nothing to switch.
-    pub(super) fn ipv6_disabled(&mut self, key: NetnsKey, name: &str) -> Result<bool, KernelError> {
         self.enter(key)?;
-        Ok(read(&disable_ipv6(name)).is_some_and(|value| value.trim() != "0"))
+        match fs::read_to_string(PING_GROUP_RANGE) {
+            Ok(range) if !range.split_whitespace().eq(PING_GROUPS.split(' ')) => {
+                self.write(PING_GROUP_RANGE.into(), PING_GROUPS)
+            }
+            _ => Ok(()),
+        }
     }
 
-    pub(super) fn enable_ipv6(&mut self, key: NetnsKey, name: &str) -> Result<(), KernelError> {
-        if self.ipv6_disabled(key, name)? { self.write(disable_ipv6(name), "0") } else { Ok(()) }
+    pub(super) fn enable_ipv6(&mut self, at: &At) -> Result<(), KernelError> {
+        if !self.ipv6_disabled(at)? {
+            return Ok(());
+        }
+        self.enter(at.netns)?;
+        self.write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", at.name), "0")
     }
 
     fn write(&mut self, path: String, value: &str) -> Result<(), KernelError> {
@@ -121,12 +120,4 @@ impl Session {
         self.here = Some(key);
         Ok(())
     }
-}
-
-fn read(path: &str) -> Option<String> {
-    fs::read_to_string(path).ok()
-}
-
-fn disable_ipv6(name: &str) -> String {
-    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
 }

@@ -1,6 +1,6 @@
 //! A blocking rtnetlink socket: several requests in one send, every answer told apart.
 
-use std::io;
+use std::{io, time::Duration};
 
 use netlink_packet_core::{
     DoneMessage, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -8,6 +8,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
+use rustix::net::sockopt::Timeout;
 
 use super::super::port::KernelError;
 
@@ -38,6 +39,9 @@ const ACK_TLVS: u16 = 0x200;
 /// `NLMSGERR_ATTR_MSG` of linux/netlink.h.
 const EXTENDED_TEXT: u16 = 1;
 
+/// The kernel has answered before `sendmsg` returns; whoever waits longer waits for ever.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Netlink's largest part of a dump.
 const RECEIVE: usize = 32 * 1024;
 
@@ -52,6 +56,7 @@ impl Rtnl {
             socket.set_cap_ack(true)?;
             // Without it the kernel ignores the filters of a dump.
             socket.set_netlink_get_strict_chk(true)?;
+            rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
             Ok(socket)
         };
         let socket = open().map_err(|source| KernelError::Io { doing: "open a netlink socket", source })?;
@@ -70,6 +75,7 @@ impl Rtnl {
         let mut answers: Vec<Option<Result<(), KernelError>>> = (0..count).map(|_| None).collect();
         while answers.iter().any(Option::is_none) {
             for message in self.receive()? {
+                let message = message?;
                 let at = message.header.sequence_number.wrapping_sub(first) as usize;
                 if let (Some(answer), NetlinkPayload::Error(error)) = (answers.get_mut(at), &message.payload)
                 {
@@ -88,6 +94,7 @@ impl Rtnl {
         self.send([(message, 0)].into_iter())?;
         loop {
             for message in self.receive()? {
+                let message = message?;
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -127,6 +134,8 @@ impl Rtnl {
         let mut whole = true;
         loop {
             for message in self.receive()? {
+                // A link of a kind that cannot be read is none of ours.
+                let Ok(message) = message else { continue };
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -167,18 +176,20 @@ impl Rtnl {
         sent.map(drop).map_err(|source| KernelError::Io { doing: "send to the kernel", source })
     }
 
-    fn receive(&mut self) -> Result<Vec<NetlinkMessage<RouteNetlinkMessage>>, KernelError> {
+    /// What is there to read; each message or why it cannot be read.
+    fn receive(
+        &mut self,
+    ) -> Result<Vec<Result<NetlinkMessage<RouteNetlinkMessage>, KernelError>>, KernelError> {
         self.received.clear();
         let got = self.socket.recv_from(&mut self.received, 0);
         got.map_err(|source| KernelError::Io { doing: "receive from the kernel", source })?;
         let mut rest = self.received.as_slice();
         let mut messages = Vec::new();
         while !rest.is_empty() {
+            let length = rest.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes)) as usize;
             let message = NetlinkMessage::deserialize(rest);
-            let message = message.map_err(|error| KernelError::Answer(error.to_string()))?;
-            let length = (message.header.length as usize).next_multiple_of(4).max(16);
-            rest = rest.get(length..).unwrap_or_default();
-            messages.push(message);
+            messages.push(message.map_err(|error| KernelError::Answer(error.to_string())));
+            rest = rest.get(length.next_multiple_of(4).max(16)..).unwrap_or_default();
         }
         Ok(messages)
     }

@@ -15,7 +15,7 @@ fn id() -> SpiffeId {
     domain().host(0, "nsm").unwrap()
 }
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 #[test]
 fn a_leaf_has_the_shape_that_go_takes() {

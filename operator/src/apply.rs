@@ -1,0 +1,215 @@
+//! The only writer. Every write is a server-side apply under one field manager, or a delete of
+//! exactly one object by its uid, and ends within [`TIMEOUT`].
+
+use std::{fmt, future::Future, time::Duration};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    core::Status,
+};
+use nsm_crds::NSMNodeState;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::{
+    names,
+    object::{Desired, Key},
+};
+
+/// How long one request may take, retries of the client included.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A version that no object has: an apply with it makes an object or fails, but takes over none.
+const NO_VERSION: &str = "1";
+
+/// A write that failed. The texts end with what the API server said.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No answer in time.
+    #[error("{what}: no answer of the API server within {TIMEOUT:?}")]
+    Timeout {
+        /// What was written.
+        what: String,
+    },
+    /// Not allowed, now.
+    #[error("{what}: not allowed: {message}")]
+    Forbidden {
+        /// What was written.
+        what: String,
+        /// The API server's words.
+        message: String,
+    },
+    /// An object with that name exists and was not made by the operator.
+    #[error(
+        "{what} exists and is not the operator's: rename or delete it, or hand it over by the label {}={}",
+        names::MANAGED_BY,
+        names::MANAGER
+    )]
+    Taken {
+        /// The object.
+        what: String,
+    },
+    /// The API server will never take this.
+    #[error("{what}: refused: {message}")]
+    Refused {
+        /// What was written.
+        what: String,
+        /// The API server's words.
+        message: String,
+    },
+    /// The request did not get through.
+    #[error("{what}: {source}")]
+    Request {
+        /// What was written.
+        what: String,
+        /// What the client said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+impl Error {
+    /// Whether trying again without a change elsewhere is pointless.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
+    fn from_kube(what: String, error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::from_status(what, *status),
+            source => Self::Request { what, source: Box::new(source) },
+        }
+    }
+
+    fn from_status(what: String, status: Status) -> Self {
+        // An unknown field is a 500 without a reason: never better by itself.
+        let unknown_field = status.message.contains("field not declared in schema");
+        if status.is_forbidden() {
+            Self::Forbidden { what, message: status.message }
+        } else if unknown_field || matches!(status.code, 400 | 422) {
+            Self::Refused { what, message: status.message }
+        } else {
+            Self::Request { what, source: Box::new(kube::Error::Api(status.boxed())) }
+        }
+    }
+}
+
+/// Writes to the API server.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+}
+
+impl Writer {
+    /// A writer with the rights of this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Makes an object that is missing. One that exists after all is left alone: [`Error::Taken`].
+    pub async fn create(&self, desired: &Desired) -> Result<DynamicObject, Error> {
+        let mut body = desired.body.clone();
+        body["metadata"]["resourceVersion"] = NO_VERSION.into();
+        self.patch(&desired.key, &body).await.map_err(|error| match error {
+            Error::Request { what, source } if is_conflict(&source) => Error::Taken { what },
+            error => error,
+        })
+    }
+
+    /// Makes an object of the operator's as wanted.
+    pub async fn update(&self, desired: &Desired) -> Result<DynamicObject, Error> {
+        self.patch(&desired.key, &desired.body).await
+    }
+
+    async fn patch(&self, key: &Key, body: &serde_json::Value) -> Result<DynamicObject, Error> {
+        let params = PatchParams::apply(names::MANAGER).force().validation_strict();
+        in_time(key, self.api(key).patch(&key.name, &params, &Patch::Apply(body))).await
+    }
+
+    /// Deletes this very object; one that is gone is as good.
+    pub async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
+        let preconditions = Some(Preconditions { uid: Some(uid.into()), ..Preconditions::default() });
+        let params = DeleteParams { preconditions, ..DeleteParams::background() };
+        match in_time(key, self.api(key).delete(&key.name, &params)).await {
+            Ok(_) => Ok(()),
+            Err(Error::Request { source, .. }) if is_gone(&source) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the status of a resource.
+    pub async fn status<K>(&self, object: &K, status: &impl Serialize) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned,
+    {
+        let name = object.name_any();
+        let what = format!("status of {} {name}", K::kind(&()));
+        let body = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": {"name": name, "namespace": object.namespace()},
+            "status": status,
+        });
+        let url = K::url_path(&(), object.namespace().as_deref());
+        let api = StatusApi { client: self.client.clone(), url };
+        in_time(&what, api.apply(&name, &body)).await
+    }
+
+    /// Makes the owner own a node's report, so that it goes with the mesh.
+    pub async fn adopt(&self, node: &NSMNodeState, owner: &OwnerReference) -> Result<NSMNodeState, Error> {
+        let name = node.name_any();
+        let what = format!("owner of NSMNodeState {name}");
+        // A merge never makes an object, and the uid keeps it from touching a successor.
+        let body = json!({"metadata": {"uid": node.uid(), "ownerReferences": [owner]}});
+        let api: Api<NSMNodeState> = Api::all(self.client.clone());
+        let params = PatchParams { field_manager: Some(names::MANAGER.into()), ..PatchParams::default() };
+        in_time(&what, api.patch(&name, &params, &Patch::Merge(&body))).await
+    }
+
+    fn api(&self, key: &Key) -> Api<DynamicObject> {
+        let resource = key.kind.resource();
+        if key.namespace.is_empty() {
+            Api::all_with(self.client.clone(), &resource)
+        } else {
+            Api::namespaced_with(self.client.clone(), &key.namespace, &resource)
+        }
+    }
+}
+
+/// Status of a resource of either scope: [`Api`] wants to know the scope as a type.
+struct StatusApi {
+    client: Client,
+    url: String,
+}
+
+impl StatusApi {
+    async fn apply<K: DeserializeOwned>(&self, name: &str, body: &serde_json::Value) -> Result<K, kube::Error> {
+        let params = PatchParams::apply(names::MANAGER).force();
+        let request = kube::core::Request::new(&self.url)
+            .patch_subresource("status", name, &params, &Patch::Apply(body))
+            .map_err(kube::Error::BuildRequest)?;
+        self.client.request(request).await
+    }
+}
+
+async fn in_time<T>(
+    what: &impl ToString,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Error> {
+    match timeout(TIMEOUT, request).await {
+        Ok(answer) => answer.map_err(|error| Error::from_kube(what.to_string(), error)),
+        Err(_) => Err(Error::Timeout { what: what.to_string() }),
+    }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict())
+}
+
+/// Gone, or another object by now: the uid in the precondition does not fit.
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_not_found() || status.is_conflict())
+}

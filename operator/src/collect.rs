@@ -1,0 +1,270 @@
+//! The watches: one a kind, shared by all controllers, each feeding a store and one queue of
+//! changes. A watch that fails is opened again, first soon, then ever less often.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    hash::{BuildHasher, Hash, RandomState},
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use kube::{
+    Api, Client, Resource,
+    api::DynamicObject,
+    runtime::{
+        WatchStreamExt,
+        reflector::{Store, store::Writer, store::WriterDropped},
+        utils::Backoff,
+        watcher::{self, Event, watcher},
+    },
+};
+use nsm_crds::{NSMConfig, NSMNodeState, NetworkService, NetworkServiceEndpoint};
+use serde::de::DeserializeOwned;
+use tokio::{sync::mpsc, task::JoinSet};
+use tracing::warn;
+
+use crate::{
+    names,
+    object::{Key, Kind},
+};
+
+/// What a watch noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A watch knows all objects of its kind anew, so anything may have changed.
+    Anything,
+    /// The `NSMConfig`.
+    Config,
+    /// A node's report.
+    Node,
+    /// A `NetworkService`, by namespace and name.
+    Service(String, String),
+    /// An endpoint template, by namespace and name.
+    Template(String, String),
+    /// An object the operator made.
+    Owned {
+        /// Which one.
+        key: Key,
+        /// The template it was made for, if it was.
+        template: Option<String>,
+        /// Whether it is gone.
+        deleted: bool,
+    },
+}
+
+/// What the watches know.
+#[derive(Clone)]
+pub struct Stores {
+    /// All `NSMConfig`s.
+    pub configs: Store<NSMConfig>,
+    /// All reports.
+    pub nodes: Store<NSMNodeState>,
+    /// All network services.
+    pub services: Store<NetworkService>,
+    /// All endpoints; of registrations nothing but the name.
+    pub endpoints: Store<NetworkServiceEndpoint>,
+    /// All objects with the operator's label, by kind.
+    pub owned: BTreeMap<Kind, Store<DynamicObject>>,
+}
+
+impl Stores {
+    /// Waits until each store has been filled once.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when this is dropped.
+    pub async fn ready(&self) -> Result<(), WriterDropped> {
+        self.configs.wait_until_ready().await?;
+        self.nodes.wait_until_ready().await?;
+        self.services.wait_until_ready().await?;
+        self.endpoints.wait_until_ready().await?;
+        for store in self.owned.values() {
+            store.wait_until_ready().await?;
+        }
+        Ok(())
+    }
+}
+
+/// The running watches; dropping them ends them.
+pub struct Watches {
+    tasks: JoinSet<()>,
+    changes: mpsc::Sender<Change>,
+}
+
+/// Bound of the queue of changes; a full one holds up the watches, not the memory.
+const QUEUE: usize = 1024;
+
+/// Opens all watches.
+pub fn start(client: &Client) -> (Watches, Stores, mpsc::Receiver<Change>) {
+    let (changes, receiver) = mpsc::channel(QUEUE);
+    let mut watches = Watches { tasks: JoinSet::new(), changes };
+    let stores = Stores {
+        configs: watches.crd(client, no_managed_fields, |_| Some(Change::Config)),
+        nodes: watches.crd(client, no_managed_fields, |_| Some(Change::Node)),
+        services: watches.crd(client, no_managed_fields, |service: &NetworkService| {
+            let (namespace, name) = names_of(service);
+            Some(Change::Service(namespace, name))
+        }),
+        endpoints: watches.crd(client, only_templates, template_change),
+        owned: Kind::ALL.into_iter().map(|kind| (kind, watches.owned(client, kind))).collect(),
+    };
+    (watches, stores, receiver)
+}
+
+impl Watches {
+    fn crd<K>(&mut self, client: &Client, strip: fn(&mut K), change: fn(&K) -> Option<Change>) -> Store<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let api = Api::all(client.clone());
+        self.watch(api, watcher::Config::default(), Writer::default(), strip, move |object, _| change(object))
+    }
+
+    fn owned(&mut self, client: &Client, kind: Kind) -> Store<DynamicObject> {
+        let resource = kind.resource();
+        let api = Api::all_with(client.clone(), &resource);
+        let selected = watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));
+        // managedFields stay: the comparison is led by them.
+        self.watch(api, selected, Writer::new(resource), |_| (), move |object, deleted| {
+            let (namespace, name) = names_of(object);
+            let template = object.metadata.labels.as_ref().and_then(|labels| labels.get(names::TEMPLATE)).cloned();
+            Some(Change::Owned { key: Key { kind, namespace, name }, template, deleted })
+        })
+    }
+
+    fn watch<K, F>(
+        &mut self,
+        api: Api<K>,
+        config: watcher::Config,
+        writer: Writer<K>,
+        strip: fn(&mut K),
+        change: F,
+    ) -> Store<K>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K::DynamicType: Clone + Debug + Eq + Hash + Send + Sync + Unpin,
+        F: Fn(&K, bool) -> Option<Change> + Send + 'static,
+    {
+        let store = writer.as_reader();
+        let changes = self.changes.clone();
+        let resource = api.resource_url().to_owned();
+        self.tasks.spawn(async move {
+            let events = watcher(api, config).backoff(Steady::default()).modify(strip).reflect(writer);
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                let change = match event {
+                    Ok(Event::Apply(object)) => change(&object, false),
+                    Ok(Event::Delete(object)) => change(&object, true),
+                    Ok(Event::InitDone) => Some(Change::Anything),
+                    Ok(Event::Init | Event::InitApply(_)) => None,
+                    Err(error) => {
+                        warn!(%resource, error = &error as &dyn std::error::Error, "a watch failed and is opened again");
+                        None
+                    }
+                };
+                let Some(change) = change else { continue };
+                if changes.send(change).await.is_err() {
+                    return;
+                }
+            }
+        });
+        store
+    }
+}
+
+fn names_of<K: Resource>(object: &K) -> (String, String) {
+    let meta = object.meta();
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+fn no_managed_fields<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+}
+
+/// Registrations are many, change often, and are the registry's business.
+fn only_templates(endpoint: &mut NetworkServiceEndpoint) {
+    no_managed_fields(endpoint);
+    if endpoint.spec.workload.is_none() {
+        endpoint.spec = nsm_crds::NetworkServiceEndpointSpec::default();
+    }
+}
+
+/// What is a template, or was one and has a status from then.
+fn template_change(endpoint: &NetworkServiceEndpoint) -> Option<Change> {
+    let (namespace, name) = names_of(endpoint);
+    (endpoint.spec.workload.is_some() || endpoint.status.is_some()).then_some(Change::Template(namespace, name))
+}
+
+/// Backoff that a watch does not reset by trying: 0.4 s to 30 s, doubling, from the start again
+/// after a minute without failure. kube's own is reset by the `Init` before each try, so a watch
+/// on a missing kind would ask about once a second for ever.
+#[derive(Debug)]
+struct Steady {
+    current: Duration,
+    last: Option<Instant>,
+}
+
+impl Steady {
+    const FIRST: Duration = Duration::from_millis(400);
+    const LONGEST: Duration = Duration::from_secs(30);
+    const HEALTHY: Duration = Duration::from_mins(1);
+}
+
+impl Default for Steady {
+    fn default() -> Self {
+        Self { current: Self::FIRST, last: None }
+    }
+}
+
+impl Iterator for Steady {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        if self.last.is_some_and(|last| last.elapsed() > self.current + Self::HEALTHY) {
+            self.current = Self::FIRST;
+        }
+        self.last = Some(Instant::now());
+        let wait = self.current;
+        self.current = (wait * 2).min(Self::LONGEST);
+        Some(wait + jitter(wait / 4))
+    }
+}
+
+impl Backoff for Steady {
+    fn reset(&mut self) {}
+}
+
+/// A random time below `most`, so that many watches do not come back at once.
+fn jitter(most: Duration) -> Duration {
+    let random = u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or(0);
+    most.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_watch_is_tried_ever_less_often() {
+        let mut backoff = Steady::default();
+        let waits: Vec<Duration> = (0..9)
+            .filter_map(|_| {
+                backoff.reset();
+                backoff.next()
+            })
+            .collect();
+        assert!(waits[0] >= Steady::FIRST && waits[0] <= Steady::FIRST * 5 / 4);
+        assert!(waits[8] >= Steady::LONGEST);
+    }
+
+    #[test]
+    fn registrations_are_not_kept_and_wake_nobody() {
+        let mut endpoint = NetworkServiceEndpoint::default();
+        endpoint.spec.url = Some("tcp://10.0.0.1:5001".into());
+        only_templates(&mut endpoint);
+        assert_eq!(endpoint.spec.url, None);
+        assert_eq!(template_change(&endpoint), None);
+        endpoint.spec.workload = Some(nsm_crds::Workload::default());
+        assert!(template_change(&endpoint).is_some());
+    }
+}

@@ -1,0 +1,163 @@
+//! What is known of the cluster without asking: the stores of the watches, and over them what the
+//! operator has just written and the watches have not delivered yet.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use kube::{
+    ResourceExt,
+    api::DynamicObject,
+    runtime::reflector::ObjectRef,
+};
+use nsm_crds::{CONFIG_NAME, NSMConfig, NSMNodeState};
+use serde_json::Value;
+
+use crate::{
+    collect::Stores,
+    object::{Key, Kind},
+};
+
+/// How long an own write counts more than a watch that has not delivered it.
+const TRUST: Duration = Duration::from_secs(5);
+
+/// Own writes by key, until the watch has caught up with them.
+#[derive(Debug)]
+pub struct Written<K, T>(Mutex<HashMap<K, Entry<T>>>);
+
+#[derive(Debug)]
+struct Entry<T> {
+    version: u64,
+    at: Instant,
+    value: T,
+}
+
+impl<K, T> Default for Written<K, T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, T: Clone> Written<K, T> {
+    /// Remembers a write by the resource version it got.
+    pub fn remember(&self, key: K, version: Option<&str>, value: T) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|_, entry| entry.at.elapsed() < TRUST);
+        entries.insert(key, Entry { version: number(version), at: Instant::now(), value });
+    }
+
+    /// Forgets a write: the object is gone.
+    pub fn forget(&self, key: &K) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// The write, if it is newer than what a watch knows.
+    pub fn newer_than(&self, key: &K, version: Option<&str>) -> Option<T> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.get(key)?;
+        (entry.at.elapsed() < TRUST && entry.version > number(version)).then(|| entry.value.clone())
+    }
+}
+
+/// Resource versions are ordered numbers (KEP-5504); one that is not counts as oldest.
+fn number(version: Option<&str>) -> u64 {
+    version.and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+/// All that is known.
+pub struct Known {
+    stores: Stores,
+    written: Written<Key, Value>,
+}
+
+impl Known {
+    /// Nothing is written yet.
+    pub fn new(stores: Stores) -> Self {
+        Self { stores, written: Written::default() }
+    }
+
+    /// The stores.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// The one `NSMConfig` that counts.
+    pub fn config(&self) -> Option<Arc<NSMConfig>> {
+        self.stores.configs.get(&ObjectRef::new(CONFIG_NAME))
+    }
+
+    /// All reports of nodes.
+    pub fn nodes(&self) -> Vec<Arc<NSMNodeState>> {
+        self.stores.nodes.state()
+    }
+
+    /// An object the operator made, as it is.
+    pub fn live(&self, key: &Key) -> Option<Value> {
+        let stored = self.stored(key);
+        let version = stored.as_ref().and_then(|object| object.resource_version());
+        self.written
+            .newer_than(key, version.as_deref())
+            .or_else(|| serde_json::to_value(stored?.as_ref()).ok())
+    }
+
+    /// Objects of which this owner is the controller, with their uids.
+    pub fn controlled_by(&self, owner: &str) -> Vec<(Key, String)> {
+        let of_kind = |(kind, store): (&Kind, &kube::runtime::reflector::Store<DynamicObject>)| {
+            let kind = *kind;
+            store.state().into_iter().filter_map(move |object| Some((key(kind, &object), owned_uid(&object, owner)?)))
+                .collect::<Vec<_>>()
+        };
+        self.stores.owned.iter().flat_map(of_kind).collect()
+    }
+
+    /// Notes a write.
+    pub fn wrote(&self, key: &Key, object: &DynamicObject) {
+        if let Ok(value) = serde_json::to_value(object) {
+            self.written.remember(key.clone(), object.resource_version().as_deref(), value);
+        }
+    }
+
+    /// Notes that an object is gone.
+    pub fn gone(&self, key: &Key) {
+        self.written.forget(key);
+    }
+
+    fn stored(&self, key: &Key) -> Option<Arc<DynamicObject>> {
+        let mut reference = ObjectRef::new_with(&key.name, key.kind.resource());
+        if !key.namespace.is_empty() {
+            reference = reference.within(&key.namespace);
+        }
+        self.stores.owned.get(&key.kind)?.get(&reference)
+    }
+}
+
+fn key(kind: Kind, object: &DynamicObject) -> Key {
+    Key { kind, namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+}
+
+/// The uid of the object, if the owner controls it and it is not on its way out.
+fn owned_uid(object: &DynamicObject, owner: &str) -> Option<String> {
+    let controlled =
+        object.owner_references().iter().any(|reference| reference.uid == owner && reference.controller == Some(true));
+    (controlled && object.metadata.deletion_timestamp.is_none()).then(|| object.uid()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_own_write_counts_until_the_watch_has_it() {
+        let written = Written::default();
+        written.remember("a", Some("10"), 1);
+        assert_eq!(written.newer_than(&"a", Some("9")), Some(1));
+        assert_eq!(written.newer_than(&"a", None), Some(1));
+        assert_eq!(written.newer_than(&"a", Some("10")), None);
+        assert_eq!(written.newer_than(&"b", None), None);
+        written.forget(&"a");
+        assert_eq!(written.newer_than(&"a", None), None);
+    }
+}

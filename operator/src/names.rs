@@ -1,0 +1,69 @@
+//! Names and labels that the operator gives, in one place.
+
+/// Field manager of everything the operator applies, and value of [`MANAGED_BY`].
+pub const MANAGER: &str = "nsm-operator";
+
+/// Namespace the operator is installed in.
+pub const OPERATOR_NAMESPACE: &str = "nsm-operator";
+
+/// Label of every object the operator made; its watches select by it.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// Label with the name of the component.
+pub const NAME: &str = "app.kubernetes.io/name";
+
+/// Label with the product.
+pub const PART_OF: &str = "app.kubernetes.io/part-of";
+
+/// Value of [`PART_OF`].
+pub const PRODUCT: &str = "network-service-mesh";
+
+/// Label of pods and Deployments that belong to an endpoint template, with its name.
+pub const TEMPLATE: &str = "operator.networkservicemesh.io/template";
+
+/// Annotation with the hash of what was rendered: tells a change of what is wanted from an edit by
+/// someone else.
+pub const REVISION: &str = "operator.networkservicemesh.io/revision";
+
+/// Components, by the names of their workloads.
+pub mod component {
+    /// Signs identities.
+    pub const AUTHORITY: &str = "nsm-identity-authority";
+    /// Serves identities to the pods of a node.
+    pub const AGENT: &str = "nsm-identity-agent";
+    /// Knows services and endpoints.
+    pub const REGISTRY: &str = "registry";
+    /// The node's manager.
+    pub const NSMGR: &str = "nsmgr";
+    /// The node's data plane.
+    pub const FORWARDER: &str = "forwarder";
+
+    /// All of them, in the order in which they start.
+    pub const ALL: [&str; 5] = [AUTHORITY, AGENT, REGISTRY, NSMGR, FORWARDER];
+}
+
+/// ClusterRoles and Roles that are installed with the operator, and the bindings it makes to them.
+pub mod role {
+    /// Rights of the operator on the whole cluster.
+    pub const OPERATOR: &str = "nsm-operator";
+    /// Rights of the operator in the namespace of the mesh.
+    pub const OPERANDS: &str = "nsm-operator-operands";
+    /// Rights of the operator where owners of namespaces let it run endpoints.
+    pub const ENDPOINT_WORKLOADS: &str = "nsm-endpoint-workloads";
+    /// Rights of the nsmgrs on the whole cluster.
+    pub const NSMGR: &str = "nsm-nsmgr";
+    /// Rights of the authority on the whole cluster.
+    pub const AUTHORITY: &str = "nsm-identity-authority";
+    /// Rights of the authority on the trust bundle.
+    pub const BUNDLE_WRITER: &str = "nsm-identity-bundle-writer";
+    /// Rights of the agents on the trust bundle.
+    pub const BUNDLE_READER: &str = "nsm-identity-bundle-reader";
+    /// Right of the authority on the root key, in the operator's namespace.
+    pub const ROOT_KEY: &str = "nsm-identity-root";
+}
+
+/// Secret with the root key, in the operator's namespace.
+pub const ROOT_SECRET: &str = "nsm-identity-root";
+
+/// ConfigMap with the trust bundle, in the namespace of the mesh.
+pub const BUNDLE_CONFIG_MAP: &str = "nsm-identity-bundle";

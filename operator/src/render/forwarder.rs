@@ -1,0 +1,54 @@
+//! The forwarder: one a node, on the node's network. It is privileged: it makes links in the
+//! network namespaces of pods, which it finds in `/run/netns`.
+
+use k8s_openapi::api::core::v1::{SecurityContext, Volume, VolumeMount};
+use nsm_components::{api::names as wire, settings::vars};
+
+use super::{
+    Mesh,
+    pod::{self, NODE_IP, Process},
+};
+use crate::{
+    names::component,
+    object::{Desired, Kind, ObjectError},
+};
+
+const NETNS_DIR: &str = "/run/netns";
+
+/// The forwarders of all nodes.
+pub(super) fn daemon_set(mesh: &Mesh) -> Result<Desired, ObjectError> {
+    let mut env = pod::member_env(mesh);
+    env.extend([
+        pod::field(NODE_IP, "status.hostIP"),
+        pod::value(vars::NSM_NAME, format!("{}-$({})", component::FORWARDER, vars::NODE_NAME)),
+        pod::value(vars::NSM_CONNECT_TO, format!("unix://{}", wire::NSMGR_SOCKET)),
+        pod::value(vars::NSM_LISTEN_ON, format!("unix://{}/forwarder.sock", wire::MESH_DIR)),
+        pod::value(vars::NSM_TUNNEL_IP, format!("$({NODE_IP})")),
+        pod::value(vars::NSM_BASE_DIR, format!("{}/forwarder", wire::MESH_DIR)),
+    ]);
+    let process = Process {
+        name: component::FORWARDER,
+        args: &["forwarder"],
+        health: &[],
+        env,
+        folders: vec![
+            pod::host_folder("mesh", wire::MESH_DIR, false),
+            pod::identity_folder(),
+            network_namespaces(),
+        ],
+        security: SecurityContext {
+            privileged: Some(true),
+            read_only_root_filesystem: Some(true),
+            ..Default::default()
+        },
+    };
+    let pod = pod::on_every_node(process.pod(mesh));
+    Desired::new(Kind::DaemonSet, &pod::daemon_set(mesh, component::FORWARDER, pod))
+}
+
+/// The named network namespaces of the node, also those made after the forwarder's start.
+fn network_namespaces() -> (Volume, VolumeMount) {
+    let (volume, mut mount) = pod::host_folder("netns", NETNS_DIR, false);
+    mount.mount_propagation = Some("HostToContainer".into());
+    (volume, mount)
+}

@@ -1,0 +1,117 @@
+//! The objects that a mesh and its endpoints consist of. No effects; golden files in `tests/`.
+//!
+//! The objects come in tiers. What one tier needs stands in an earlier one: a pod learns the
+//! address of a Service from its environment, so Services come before pods, and without the agent
+//! of its node a process has no identity, so identity comes before the rest.
+
+mod access;
+mod endpoint;
+mod forwarder;
+mod identity;
+mod nsmgr;
+mod pod;
+mod quantity;
+mod registry;
+
+use k8s_openapi::{
+    api::core::v1::Namespace,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use nsm_crds::{LogLevel, PullPolicy, Workload};
+
+pub use self::endpoint::endpoint;
+use crate::{
+    names,
+    object::{Desired, Kind, ObjectError},
+};
+
+/// A mesh whose settings have been checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mesh {
+    /// Namespace of all components.
+    pub namespace: String,
+    /// Namespace of the operator; the root key is there.
+    pub operator_namespace: String,
+    /// Service account of the operator.
+    pub operator_account: String,
+    /// Image of all components.
+    pub image: String,
+    /// When it is fetched.
+    pub pull_policy: PullPolicy,
+    /// Lowest level that is logged.
+    pub log_level: LogLevel,
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+    /// Life of an identity.
+    pub svid_lifetime: String,
+    /// Longest life of a token.
+    pub max_token_lifetime: String,
+    /// Owner of all objects.
+    pub owner: OwnerReference,
+}
+
+/// A template whose settings have been checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    /// Its namespace, and that of its pods.
+    pub namespace: String,
+    /// Its name, and that of its Deployment.
+    pub name: String,
+    /// What it runs.
+    pub workload: Workload,
+    /// Owner of its Deployment.
+    pub owner: OwnerReference,
+}
+
+/// Objects that may be written at the same time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tier {
+    /// What it is for, in messages.
+    pub name: &'static str,
+    /// The objects, in the order in which they are written.
+    pub objects: Vec<Desired>,
+}
+
+/// All objects of a mesh, in tiers.
+pub fn mesh(mesh: &Mesh) -> Result<Vec<Tier>, ObjectError> {
+    let tier = |name, objects| Tier { name, objects };
+    Ok(vec![
+        tier("namespace", vec![namespace(mesh)?]),
+        tier("access", access::objects(mesh)?),
+        tier("services", vec![registry::service(mesh)?, identity::authority_service(mesh)?]),
+        tier("identity authority", vec![identity::authority(mesh)?]),
+        tier("identity agents", vec![identity::agent(mesh)?]),
+        tier("registry", vec![registry::deployment(mesh)?]),
+        tier("managers", vec![nsmgr::daemon_set(mesh)?]),
+        tier("forwarders", vec![forwarder::daemon_set(mesh)?]),
+    ])
+}
+
+/// The namespace: privileged, because its pods use the host's network and folders.
+fn namespace(mesh: &Mesh) -> Result<Desired, ObjectError> {
+    let mut metadata = mesh.metadata(&mesh.namespace, &mesh.namespace);
+    metadata.namespace = None;
+    let labels = metadata.labels.get_or_insert_default();
+    for mode in ["enforce", "audit", "warn"] {
+        labels.insert(format!("pod-security.kubernetes.io/{mode}"), "privileged".into());
+    }
+    Desired::new(Kind::Namespace, &Namespace { metadata, ..Default::default() })
+}
+
+impl Mesh {
+    /// Metadata of an object in the mesh's namespace, for a component.
+    fn metadata(&self, name: &str, component: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some(self.namespace.clone()),
+            labels: Some(pod::labels(component)),
+            owner_references: Some(vec![self.owner.clone()]),
+            ..Default::default()
+        }
+    }
+
+    /// Name of the trust bundle's ConfigMap as processes read it.
+    fn bundle(&self) -> String {
+        format!("{}/{}", self.namespace, names::BUNDLE_CONFIG_MAP)
+    }
+}

@@ -1,0 +1,191 @@
+//! Status of the `NSMConfig`.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use nsm_crds::{
+    CONDITION_READY, CONDITION_RECONCILING, Component, ConfigReason, MeshConnections, NSMConfigStatus,
+};
+
+use super::conditions::{Verdict, conditions};
+use crate::names;
+
+/// How long components may take before the message asks for help.
+pub const GRACE: Duration = Duration::from_mins(2);
+
+/// How the last attempt to make the mesh as it is wanted ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The settings cannot be used.
+    Invalid(String),
+    /// The API server refused.
+    Failed(String),
+    /// The rest waits for this tier.
+    Waiting(&'static str),
+    /// Everything is as wanted.
+    Applied,
+    /// The mesh is being removed.
+    Deleting,
+}
+
+/// What the status is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigInput<'a> {
+    /// The status before.
+    pub old: Option<&'a NSMConfigStatus>,
+    /// Generation of the spec that was read.
+    pub generation: Option<i64>,
+    /// Namespace of the mesh, for commands in messages.
+    pub namespace: &'a str,
+    /// How it went.
+    pub outcome: &'a Outcome,
+    /// All workloads, in the order in which they start.
+    pub components: &'a [Component],
+    /// Sum over all nodes.
+    pub connections: MeshConnections,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// The status to be.
+pub fn config(input: &ConfigInput<'_>) -> NSMConfigStatus {
+    let old = input.old.map(|old| old.conditions.as_slice()).unwrap_or_default();
+    NSMConfigStatus {
+        observed_generation: input.generation,
+        conditions: conditions(old, vec![ready(input), reconciling(input)], input.generation, input.now),
+        components: input.components.to_vec(),
+        connections: input.connections,
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+fn ready(input: &ConfigInput<'_>) -> Verdict {
+    let no = |reason, message: String| Verdict::new(CONDITION_READY, false, reason, message);
+    match input.outcome {
+        Outcome::Invalid(message) => no(ConfigReason::InvalidConfig, message.clone()),
+        Outcome::Failed(message) => no(ConfigReason::ApplyFailed, message.clone()),
+        Outcome::Deleting => no(ConfigReason::Deleting, "the mesh is being removed".into()),
+        Outcome::Waiting(_) | Outcome::Applied => match incomplete(input) {
+            Some(component) if overdue(input) => {
+                no(ConfigReason::ComponentNotReady, advice(component, input.namespace))
+            }
+            Some(component) => {
+                no(ConfigReason::Progressing, format!("{}: {}", component.name, component.message))
+            }
+            None if matches!(input.outcome, Outcome::Applied) => {
+                Verdict::new(CONDITION_READY, true, ConfigReason::AllReady, all_ready(input))
+            }
+            None => no(ConfigReason::Progressing, "components start".into()),
+        },
+    }
+}
+
+fn incomplete<'a>(input: &ConfigInput<'a>) -> Option<&'a Component> {
+    input.components.iter().find(|component| !component.message.is_empty())
+}
+
+/// Whether the mesh has not been ready for longer than the grace.
+fn overdue(input: &ConfigInput<'_>) -> bool {
+    let conditions = input.old.map(|old| old.conditions.as_slice()).unwrap_or_default();
+    conditions.iter().any(|condition| {
+        condition.type_ == CONDITION_READY
+            && condition.status == "False"
+            && input.now.duration_since(condition.last_transition_time.0).unsigned_abs() >= GRACE
+    })
+}
+
+fn advice(component: &Component, namespace: &str) -> String {
+    let Component { name, message, .. } = component;
+    format!(
+        "{name}: {message}; see why with: kubectl --namespace {namespace} describe pods --selector {}={name}",
+        names::NAME
+    )
+}
+
+fn all_ready(input: &ConfigInput<'_>) -> String {
+    let MeshConnections { counts, .. } = input.connections;
+    let components = input.components.len();
+    if counts.down == 0 {
+        return format!("{components} components run, {} connections are up", counts.up);
+    }
+    format!(
+        "{components} components run; {} of {} connections are down, see which and why with: kubectl get nsmnode -o yaml",
+        counts.down, counts.total
+    )
+}
+
+fn reconciling(input: &ConfigInput<'_>) -> Verdict {
+    let verdict =
+        |status, reason, message: String| Verdict::new(CONDITION_RECONCILING, status, reason, message);
+    match input.outcome {
+        Outcome::Invalid(message) => verdict(false, ConfigReason::InvalidConfig, message.clone()),
+        Outcome::Failed(message) => verdict(true, ConfigReason::ApplyFailed, message.clone()),
+        Outcome::Waiting(tier) => {
+            verdict(true, ConfigReason::Progressing, format!("the rest waits for the {tier}"))
+        }
+        Outcome::Applied => verdict(false, ConfigReason::UpToDate, "all objects are as wanted".into()),
+        Outcome::Deleting => verdict(true, ConfigReason::Deleting, "the mesh is being removed".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nsm_crds::ComponentKind;
+
+    use super::*;
+
+    fn component(message: &str) -> Component {
+        Component {
+            name: "nsmgr".into(),
+            kind: ComponentKind::DaemonSet,
+            desired: 2,
+            ready: 1,
+            message: message.into(),
+        }
+    }
+
+    fn status(
+        old: Option<&NSMConfigStatus>,
+        outcome: &Outcome,
+        message: &str,
+        second: i64,
+    ) -> NSMConfigStatus {
+        config(&ConfigInput {
+            old,
+            generation: Some(3),
+            namespace: "nsm-system",
+            outcome,
+            components: &[component(message)],
+            connections: MeshConnections::default(),
+            now: Timestamp::from_second(second).unwrap(),
+        })
+    }
+
+    fn ready(status: &NSMConfigStatus) -> (&str, &str) {
+        (status.conditions[0].status.as_str(), status.conditions[0].reason.as_str())
+    }
+
+    #[test]
+    fn ready_needs_all_components_and_nothing_left_to_apply() {
+        assert_eq!(ready(&status(None, &Outcome::Applied, "", 0)), ("True", "AllReady"));
+        assert_eq!(ready(&status(None, &Outcome::Waiting("managers"), "", 0)), ("False", "Progressing"));
+        assert_eq!(ready(&status(None, &Outcome::Applied, "1 of 2", 0)), ("False", "Progressing"));
+        assert_eq!(ready(&status(None, &Outcome::Invalid("x".into()), "", 0)), ("False", "InvalidConfig"));
+        assert_eq!(ready(&status(None, &Outcome::Failed("x".into()), "", 0)), ("False", "ApplyFailed"));
+    }
+
+    #[test]
+    fn what_takes_longer_than_the_grace_asks_for_help_with_a_command() {
+        let first = status(None, &Outcome::Applied, "1 of 2", 0);
+        let later = status(Some(&first), &Outcome::Applied, "1 of 2", 121);
+        assert_eq!(ready(&later), ("False", "ComponentNotReady"));
+        assert!(later.conditions[0].message.contains("kubectl --namespace nsm-system describe pods"));
+        assert_eq!(later.conditions[0].last_transition_time, first.conditions[0].last_transition_time);
+    }
+
+    #[test]
+    fn nothing_new_is_the_same_status() {
+        let first = status(None, &Outcome::Applied, "", 0);
+        assert_eq!(status(Some(&first), &Outcome::Applied, "", 1000), first);
+    }
+}
