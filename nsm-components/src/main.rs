@@ -69,6 +69,16 @@ enum Identity {
     ///
     /// NSM_LISTEN_ON, NSM_TRUST_DOMAIN, NSM_SVID_LIFETIME (1h), NSM_BASE_DIR.
     Standalone,
+    /// On each node of a cluster: attests the pods that call and holds their keys. Needs the node's
+    /// process ids (hostPID).
+    ///
+    /// NSM_LISTEN_ON, NODE_NAME, NSM_AUTHORITY_URL, NSM_AUTHORITY_TOKEN_FILE, NSM_BUNDLE_CONFIG_MAP.
+    Agent,
+    /// Once in a cluster: says what a pod is, and signs.
+    ///
+    /// NSM_LISTEN_ON, NSM_TRUST_DOMAIN, NSM_SVID_LIFETIME (1h), NSM_ROOT_SECRET,
+    /// NSM_BUNDLE_CONFIG_MAP, NSM_AGENT_SERVICE_ACCOUNT.
+    Authority,
 }
 
 fn main() -> ExitCode {
@@ -104,7 +114,20 @@ fn end<E: std::error::Error + 'static>(result: Result<(), E>) -> ExitCode {
 
 async fn run(process: Process) -> ExitCode {
     if let Process::Health { target, timeout } = process {
-        return end(health(target.as_deref(), timeout).await);
+        // These two have no identity to be asked with.
+        macro_rules! probe {
+            ($settings:ident, $probe:path) => {
+                match settings::$settings::read(&ProcessEnvironment) {
+                    Ok(settings) => end($probe(&settings).await),
+                    Err(errors) => fail(USAGE, &errors),
+                }
+            };
+        }
+        return match target.as_deref() {
+            Some("identity-agent") => probe!(IdentityAgent, apps::identity::probe_agent),
+            Some("identity-authority") => probe!(IdentityAuthority, apps::identity::probe_authority),
+            target => end(health(target, timeout).await),
+        };
     }
     let stop = match daemon::stop_on_signals() {
         Ok(stop) => stop,
@@ -126,6 +149,10 @@ async fn run(process: Process) -> ExitCode {
         Process::Nse => start!(Nse, apps::nse::run),
         Process::Identity(Identity::Standalone) => {
             start!(IdentityStandalone, apps::identity::standalone::run)
+        }
+        Process::Identity(Identity::Agent) => start!(IdentityAgent, apps::identity::agent::run),
+        Process::Identity(Identity::Authority) => {
+            start!(IdentityAuthority, apps::identity::authority::run)
         }
         Process::Health { .. } => ExitCode::SUCCESS,
     }
