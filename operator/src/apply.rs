@@ -186,7 +186,11 @@ struct StatusApi {
 }
 
 impl StatusApi {
-    async fn apply<K: DeserializeOwned>(&self, name: &str, body: &serde_json::Value) -> Result<K, kube::Error> {
+    async fn apply<K: DeserializeOwned>(
+        &self,
+        name: &str,
+        body: &serde_json::Value,
+    ) -> Result<K, kube::Error> {
         let params = PatchParams::apply(names::MANAGER).force();
         let request = kube::core::Request::new(&self.url)
             .patch_subresource("status", name, &params, &Patch::Apply(body))

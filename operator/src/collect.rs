@@ -123,13 +123,21 @@ impl Watches {
     fn owned(&mut self, client: &Client, kind: Kind) -> Store<DynamicObject> {
         let resource = kind.resource();
         let api = Api::all_with(client.clone(), &resource);
-        let selected = watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));
+        let selected =
+            watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));
         // managedFields stay: the comparison is led by them.
-        self.watch(api, selected, Writer::new(resource), |_| (), move |object, deleted| {
-            let (namespace, name) = names_of(object);
-            let template = object.metadata.labels.as_ref().and_then(|labels| labels.get(names::TEMPLATE)).cloned();
-            Some(Change::Owned { key: Key { kind, namespace, name }, template, deleted })
-        })
+        self.watch(
+            api,
+            selected,
+            Writer::new(resource),
+            |_| (),
+            move |object, deleted| {
+                let (namespace, name) = names_of(object);
+                let template =
+                    object.metadata.labels.as_ref().and_then(|labels| labels.get(names::TEMPLATE)).cloned();
+                Some(Change::Owned { key: Key { kind, namespace, name }, template, deleted })
+            },
+        )
     }
 
     fn watch<K, F>(
@@ -192,7 +200,8 @@ fn only_templates(endpoint: &mut NetworkServiceEndpoint) {
 /// What is a template, or was one and has a status from then.
 fn template_change(endpoint: &NetworkServiceEndpoint) -> Option<Change> {
     let (namespace, name) = names_of(endpoint);
-    (endpoint.spec.workload.is_some() || endpoint.status.is_some()).then_some(Change::Template(namespace, name))
+    (endpoint.spec.workload.is_some() || endpoint.status.is_some())
+        .then_some(Change::Template(namespace, name))
 }
 
 /// Backoff that a watch does not reset by trying: 0.4 s to 30 s, doubling, from the start again

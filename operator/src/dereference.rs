@@ -8,11 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{
-    ResourceExt,
-    api::DynamicObject,
-    runtime::reflector::ObjectRef,
-};
+use kube::{ResourceExt, api::DynamicObject, runtime::reflector::ObjectRef};
 use nsm_crds::{CONFIG_NAME, NSMConfig, NSMNodeState};
 use serde_json::Value;
 
@@ -52,6 +48,12 @@ impl<K: Eq + Hash, T: Clone> Written<K, T> {
     /// Forgets a write: the object is gone.
     pub fn forget(&self, key: &K) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// How long ago the last write was, if it is remembered.
+    pub fn age(&self, key: &K) -> Option<Duration> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.get(key).map(|entry| entry.at.elapsed())
     }
 
     /// The write, if it is newer than what a watch knows.
@@ -107,7 +109,10 @@ impl Known {
     pub fn controlled_by(&self, owner: &str) -> Vec<(Key, String)> {
         let of_kind = |(kind, store): (&Kind, &kube::runtime::reflector::Store<DynamicObject>)| {
             let kind = *kind;
-            store.state().into_iter().filter_map(move |object| Some((key(kind, &object), owned_uid(&object, owner)?)))
+            store
+                .state()
+                .into_iter()
+                .filter_map(move |object| Some((key(kind, &object), owned_uid(&object, owner)?)))
                 .collect::<Vec<_>>()
         };
         self.stores.owned.iter().flat_map(of_kind).collect()
@@ -140,8 +145,10 @@ fn key(kind: Kind, object: &DynamicObject) -> Key {
 
 /// The uid of the object, if the owner controls it and it is not on its way out.
 fn owned_uid(object: &DynamicObject, owner: &str) -> Option<String> {
-    let controlled =
-        object.owner_references().iter().any(|reference| reference.uid == owner && reference.controller == Some(true));
+    let controlled = object
+        .owner_references()
+        .iter()
+        .any(|reference| reference.uid == owner && reference.controller == Some(true));
     (controlled && object.metadata.deletion_timestamp.is_none()).then(|| object.uid()).flatten()
 }
 
