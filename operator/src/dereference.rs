@@ -50,6 +50,12 @@ impl<K: Eq + Hash, T: Clone> Written<K, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
+    /// How long ago the last write was, if it is remembered.
+    pub fn age(&self, key: &K) -> Option<Duration> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.get(key).map(|entry| entry.at.elapsed())
+    }
+
     /// The write, if it is newer than what a watch knows.
     pub fn newer_than(&self, key: &K, version: Option<&str>) -> Option<T> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);

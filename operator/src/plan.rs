@@ -73,6 +73,12 @@ impl Gate {
         self.no_create.or(self.no_change)
     }
 
+    /// Lets nothing new begin after this tier.
+    pub fn close(&mut self, tier: &'static str) {
+        self.no_create.get_or_insert(tier);
+        self.no_change.get_or_insert(tier);
+    }
+
     /// Takes into account an object of a tier, after what was to be done about it was done.
     pub fn pass(&mut self, tier: &'static str, kind: Kind, live: Option<&Value>) {
         let (serves, complete) = match kind {

@@ -1,1 +1,235 @@
-//! Placeholder.
+//! Controllers: which object is looked at after which event, and what is done then. One a kind;
+//! they share what is known and never call each other.
+
+mod attempts;
+mod config;
+mod endpoint;
+mod service;
+
+use std::{convert::Infallible, fmt, hash::Hash, sync::Arc, time::Duration};
+
+use futures::{FutureExt, StreamExt, channel::mpsc, future::BoxFuture, stream};
+use kube::{
+    Resource, ResourceExt,
+    runtime::{
+        controller::{self, Action, applier},
+        reflector::{ObjectRef, Store},
+    },
+};
+use nsm_crds::{
+    CONFIG_NAME, NSMConfig, NSMConfigStatus, NetworkService, NetworkServiceEndpoint,
+    NetworkServiceEndpointStatus, NetworkServiceStatus,
+};
+use serde_json::Value;
+use tokio::sync::{mpsc::Receiver, watch};
+use tracing::{info, warn};
+
+use self::attempts::Attempts;
+use crate::{
+    apply::{self, Writer},
+    collect::Change,
+    dereference::{Known, Written},
+    object::{Desired, ObjectError},
+    plan::Step,
+    validate::Installation,
+};
+
+/// A reconcile that has to be repeated.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A write failed.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    /// An object could not be made from the settings.
+    #[error(transparent)]
+    Render(#[from] ObjectError),
+}
+
+/// What all controllers share.
+pub struct Context {
+    known: Known,
+    writer: Writer,
+    installation: Installation,
+    attempts: Attempts,
+    configs: Written<String, NSMConfigStatus>,
+    services: Written<(String, String), NetworkServiceStatus>,
+    endpoints: Written<(String, String), NetworkServiceEndpointStatus>,
+}
+
+impl Context {
+    /// Nothing has been tried or written yet.
+    pub fn new(known: Known, writer: Writer, installation: Installation) -> Self {
+        Self {
+            known,
+            writer,
+            installation,
+            attempts: Attempts::default(),
+            configs: Written::default(),
+            services: Written::default(),
+            endpoints: Written::default(),
+        }
+    }
+
+    /// Takes one step on one object, and says so in the log.
+    async fn take(&self, step: &Step, desired: &Desired) -> Result<Value, apply::Error> {
+        let written = match step {
+            Step::Create => self.writer.create(desired).await?,
+            _ => self.writer.update(desired).await?,
+        };
+        let difference = match step {
+            Step::PutBack(difference) => difference.to_string(),
+            _ => String::new(),
+        };
+        info!(object = %desired.key, step = step.word(), difference, "wrote an object");
+        self.known.wrote(&desired.key, &written);
+        Ok(self.known.live(&desired.key).unwrap_or_default())
+    }
+}
+
+/// Bound of each controller's queue; requests for one object are merged right behind it.
+const QUEUE: usize = 256;
+
+type Queue<K> = mpsc::Sender<ObjectRef<K>>;
+
+struct Queues {
+    configs: Queue<NSMConfig>,
+    services: Queue<NetworkService>,
+    endpoints: Queue<NetworkServiceEndpoint>,
+}
+
+/// Runs all controllers until the signal is given, and ends what has begun.
+///
+/// The stores must have been filled once.
+pub async fn run(context: Arc<Context>, changes: Receiver<Change>, stop: watch::Receiver<bool>) {
+    let (configs, config_queue) = mpsc::channel(QUEUE);
+    let (services, service_queue) = mpsc::channel(QUEUE);
+    let (endpoints, endpoint_queue) = mpsc::channel(QUEUE);
+    let stores = context.known.stores().clone();
+    let queues = Queues { configs, services, endpoints };
+    let routing = route(Arc::clone(&context), changes, queues, stop.clone());
+    tokio::join!(
+        routing,
+        drive(Arc::clone(&context), stores.configs, config_queue, stop.clone(), 1, config::reconcile),
+        drive(Arc::clone(&context), stores.services, service_queue, stop.clone(), 4, service::reconcile),
+        drive(context, stores.endpoints, endpoint_queue, stop, 4, endpoint::reconcile),
+    );
+}
+
+/// Resolves when the operator has to stop.
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that nobody can give the signal any more, which is one, too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Hands changes to the controllers they matter to.
+async fn route(
+    context: Arc<Context>,
+    mut changes: Receiver<Change>,
+    mut queues: Queues,
+    stop: watch::Receiver<bool>,
+) {
+    let mut stop = std::pin::pin!(stopped(stop).fuse());
+    let mut change = Some(Change::Anything);
+    while let Some(now) = change.take() {
+        if queues.dispatch(&context, now).await.is_err() {
+            return;
+        }
+        change = tokio::select! {
+            next = changes.recv() => next,
+            () = &mut stop => None,
+        };
+    }
+}
+
+impl Queues {
+    async fn dispatch(&mut self, context: &Context, change: Change) -> Result<(), mpsc::SendError> {
+        match change {
+            Change::Service(namespace, name) => {
+                send(&mut self.services, ObjectRef::new(&name).within(&namespace)).await
+            }
+            Change::Template(namespace, name) => {
+                send(&mut self.endpoints, ObjectRef::new(&name).within(&namespace)).await
+            }
+            Change::Owned { key, template, deleted } => {
+                if deleted {
+                    context.known.gone(&key);
+                }
+                match template {
+                    Some(name) => {
+                        send(&mut self.endpoints, ObjectRef::new(&name).within(&key.namespace)).await
+                    }
+                    None => send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await,
+                }
+            }
+            Change::Config => {
+                send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await?;
+                self.all_endpoints(context).await
+            }
+            Change::Anything | Change::Node => {
+                send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await?;
+                for service in context.known.stores().services.state() {
+                    send(&mut self.services, ObjectRef::from_obj(service.as_ref())).await?;
+                }
+                self.all_endpoints(context).await
+            }
+        }
+    }
+
+    async fn all_endpoints(&mut self, context: &Context) -> Result<(), mpsc::SendError> {
+        for endpoint in context.known.stores().endpoints.state() {
+            if endpoint.spec.workload.is_some() || endpoint.status.is_some() {
+                send(&mut self.endpoints, ObjectRef::from_obj(endpoint.as_ref())).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn send<K: Resource>(queue: &mut Queue<K>, object: ObjectRef<K>) -> Result<(), mpsc::SendError> {
+    futures::SinkExt::send(queue, object).await
+}
+
+type Reconcile<K> = fn(Arc<K>, Arc<Context>) -> BoxFuture<'static, Result<Action, Error>>;
+
+/// Runs one controller: merges requests for an object, never works on one object twice at once,
+/// and repeats what failed ever later.
+async fn drive<K>(
+    context: Arc<Context>,
+    store: Store<K>,
+    queue: mpsc::Receiver<ObjectRef<K>>,
+    stop: watch::Receiver<bool>,
+    concurrency: u16,
+    reconcile: Reconcile<K>,
+) where
+    K: Resource<DynamicType = ()> + Clone + fmt::Debug + Send + Sync + 'static,
+    ObjectRef<K>: Hash + Eq,
+{
+    let settings = controller::Config::default().concurrency(concurrency).debounce(Duration::from_millis(50));
+    let queue = queue.take_until(Box::pin(stopped(stop))).map(Ok::<_, Infallible>);
+    let queue = stream::StreamExt::boxed(queue);
+    let retry =
+        |object: Arc<K>, error: &Error, context: Arc<Context>| retry(&object_key(&*object), error, &context);
+    applier(reconcile, retry, context, store, queue, settings)
+        .for_each(|result| async move {
+            // The reconcilers' own errors are logged where the retry is decided.
+            if let Err(error @ controller::Error::RunnerError(_)) = result {
+                warn!(error = &error as &dyn std::error::Error, "a controller lost its store");
+            }
+        })
+        .await;
+}
+
+fn retry(key: &str, error: &Error, context: &Context) -> Action {
+    let wait = context.attempts.failed(key);
+    warn!(
+        object = key,
+        wait = ?wait,
+        error = error as &dyn std::error::Error,
+        "a reconcile failed and is repeated"
+    );
+    Action::requeue(wait)
+}
+
+fn object_key<K: Resource<DynamicType = ()>>(object: &K) -> String {
+    format!("{} {}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any())
+}

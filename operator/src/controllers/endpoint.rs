@@ -1,0 +1,132 @@
+//! A `NetworkServiceEndpoint` with a workload: its Deployment, and how its endpoints fare.
+
+use std::sync::Arc;
+
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::jiff::Timestamp;
+use kube::{ResourceExt, runtime::controller::Action};
+use nsm_crds::NetworkServiceEndpoint;
+use tracing::info;
+
+use super::{Context, Error, object_key};
+use crate::{
+    apply,
+    names::component,
+    object::{Desired, Key, Kind},
+    plan::{Step, step},
+    render::{self, Mesh},
+    status::{self, Accepted, EndpointInput, Rollout},
+    validate::{self, permit_command},
+};
+
+pub(super) fn reconcile(
+    endpoint: Arc<NetworkServiceEndpoint>,
+    context: Arc<Context>,
+) -> BoxFuture<'static, Result<Action, Error>> {
+    async move { run(&endpoint, &context).await }.boxed()
+}
+
+async fn run(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<Action, Error> {
+    if endpoint.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    if endpoint.spec.workload.is_none() {
+        remove(endpoint, context).await?;
+        return Ok(Action::await_change());
+    }
+    let (accepted, failure) = match make(endpoint, context).await {
+        Ok(accepted) => (accepted, None),
+        Err(error) => (refusal(endpoint, context, &error), Some(error)),
+    };
+    write_status(endpoint, &accepted, context).await?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    context.attempts.succeeded(&object_key(endpoint));
+    Ok(Action::await_change())
+}
+
+/// What the status says of an error.
+fn refusal(endpoint: &NetworkServiceEndpoint, context: &Context, error: &Error) -> Accepted {
+    match error {
+        Error::Apply(apply::Error::Forbidden { .. }) => {
+            let namespace = endpoint.namespace().unwrap_or_default();
+            Accepted::NotPermitted(format!(
+                "the operator may not run endpoints in this namespace; its owner allows it with: {}",
+                permit_command(&namespace, &context.installation)
+            ))
+        }
+        error => Accepted::Failed(error.to_string()),
+    }
+}
+
+/// Makes the template's Deployment as wanted.
+async fn make(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<Accepted, Error> {
+    let Some(config) = context.known.config().filter(|config| config.metadata.deletion_timestamp.is_none())
+    else {
+        remove(endpoint, context).await?;
+        return Ok(Accepted::NoMesh("there is no mesh: apply an NSMConfig named default".into()));
+    };
+    let mesh = match validate::mesh(&config, &context.installation) {
+        Ok(mesh) => mesh,
+        Err(error) => return Ok(Accepted::NoMesh(format!("the NSMConfig cannot be used: {error}"))),
+    };
+    let template = match validate::template(endpoint) {
+        Ok(template) => template,
+        Err(error) => return Ok(Accepted::Invalid(error.to_string())),
+    };
+    apply(&render::endpoint(&mesh, &template)?, &mesh, context).await
+}
+
+async fn apply(desired: &Desired, mesh: &Mesh, context: &Context) -> Result<Accepted, Error> {
+    let todo = step(desired, context.known.live(&desired.key).as_ref());
+    if todo == Step::Create && !forwarders_exist(mesh, context) {
+        return Ok(Accepted::NoMesh("the mesh is being installed: see kubectl get nsm -o wide".into()));
+    }
+    if todo != Step::Nothing {
+        context.take(&todo, desired).await?;
+    }
+    Ok(Accepted::Applied)
+}
+
+/// The forwarders come last: where they are, everything an endpoint needs has been made.
+fn forwarders_exist(mesh: &Mesh, context: &Context) -> bool {
+    let key =
+        Key { kind: Kind::DaemonSet, namespace: mesh.namespace.clone(), name: component::FORWARDER.into() };
+    context.known.live(&key).is_some()
+}
+
+/// Removes what was made for the template.
+async fn remove(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<(), Error> {
+    for (key, uid) in context.known.controlled_by(&endpoint.uid().unwrap_or_default()) {
+        context.writer.delete(&key, &uid).await?;
+        info!(object = %key, "deleted the workload of an endpoint that has none");
+    }
+    Ok(())
+}
+
+async fn write_status(
+    endpoint: &NetworkServiceEndpoint,
+    accepted: &Accepted,
+    context: &Context,
+) -> Result<(), Error> {
+    let (namespace, name) = (endpoint.namespace().unwrap_or_default(), endpoint.name_any());
+    let key = (namespace.clone(), name.clone());
+    let newer = context.endpoints.newer_than(&key, endpoint.resource_version().as_deref());
+    let old = newer.as_ref().or(endpoint.status.as_ref());
+    let nodes = context.known.nodes();
+    let deployment = Key { kind: Kind::Deployment, namespace: namespace.clone(), name: name.clone() };
+    let new = status::endpoint(&EndpointInput {
+        old,
+        generation: endpoint.metadata.generation,
+        accepted,
+        rollout: Rollout::of(context.known.live(&deployment).as_ref()),
+        rollup: status::template(nodes.iter().map(AsRef::as_ref), &namespace, &name),
+        now: Timestamp::now(),
+    });
+    if old != Some(&new) {
+        let written = context.writer.status(endpoint, &new).await?;
+        context.endpoints.remember(key, written.resource_version().as_deref(), new);
+    }
+    Ok(())
+}
