@@ -1,3 +1,5 @@
+mod cgroup;
+
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -130,10 +132,14 @@ struct Daemon {
 
 impl Daemon {
     fn start(api: &FakeApi, folder: &std::path::Path) -> Self {
+        Self::start_with(api, folder, Target::Tcp("127.0.0.1:1".into()))
+    }
+
+    fn start_with(api: &FakeApi, folder: &std::path::Path, authority_url: Target) -> Self {
         let settings = Settings {
             listen_on: Target::Unix(folder.join("agent.sock")),
             node_name: "node1".into(),
-            authority_url: Target::Tcp("127.0.0.1:1".into()),
+            authority_url,
             token_file: folder.join("token"),
             bundle: object("nsm-system", "bundle"),
         };
