@@ -1,0 +1,71 @@
+#!/bin/bash
+# Runs the tiers of tests, or the one of TIER, cheapest first; stops after the first that fails.
+# Ends with a table of the tiers and the line "N passed, N failed, N skipped".
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+cluster=e2e/cluster/bin/cluster
+logs=target/test-logs
+mkdir -p "$logs"
+
+# What runs in a tier. Every test of the workspace is in exactly one.
+unit() {
+  cargo test --workspace --lib --bins --examples --no-fail-fast
+  cargo test --workspace --no-fail-fast --test arrows --test identity --test 'crds*' --test 'operator*'
+  (cd e2e/cluster && go test ./internal/...)
+}
+
+netns() {
+  cargo test --workspace --no-fail-fast --test dataplane --test netns
+}
+
+controlplane() {
+  make --no-print-directory cluster
+  cargo test --workspace --no-fail-fast --test controlplane
+}
+
+cluster() {
+  make --no-print-directory cluster images
+  cargo test --workspace --no-fail-fast --test cluster -- --test-threads=1
+}
+
+# Sums the closing lines of cargo's runs and counts the tests of Go's packages.
+count() {
+  awk '
+    /^test result:/ { passed += $4; failed += $6; skipped += $8 }
+    /^SKIPPED: /    { skipped++; passed-- }
+    /^ok  /         { passed++ }
+    /^FAIL\t/       { failed++ }
+    END { printf "%d %d %d\n", passed, failed, skipped }
+  ' "$1"
+}
+
+tiers=(unit netns controlplane cluster)
+[ -z "${TIER:-}" ] || tiers=("$TIER")
+cargo build --workspace --bins -q || exit 1
+export NSM_BIN="$PWD/$PROGRAMS/nsm" NSM_OPERATOR_BIN="$PWD/$PROGRAMS/nsm-operator" NSM_CLUSTER_BIN="$PWD/$cluster"
+# Root is there where it is needed, so a test that skips for want of it has failed.
+[ "$(id -u)" != 0 ] || export NSM_REQUIRE_ROOT=1
+
+total=(0 0 0)
+table=''
+code=0
+for tier in "${tiers[@]}"; do
+  declare -F "$tier" > /dev/null || { echo "test: no tier $tier; use one of unit, netns, controlplane, cluster" >&2; exit 2; }
+  echo "== $tier"
+  started=$SECONDS
+  (set -e; "$tier") 2>&1 | tee "$logs/$tier.log"
+  ended=${PIPESTATUS[0]}
+  read -r passed failed skipped < <(count "$logs/$tier.log")
+  # A tier that could not be built has failed even though no test did.
+  [ "$ended" = 0 ] || [ "$failed" != 0 ] || failed=1
+  [ "$failed" = 0 ] || code=1
+  total=($((total[0] + passed)) $((total[1] + failed)) $((total[2] + skipped)))
+  table+=$(printf '%-14s %6d %6d %7d %6ds' "$tier" "$passed" "$failed" "$skipped" $((SECONDS - started)))$'\n'
+  [ $code = 0 ] || break
+done
+
+printf '\n%-14s %6s %6s %7s %7s\n%s' tier passed failed skipped time "$table"
+[ $code = 0 ] || echo "logs of the tiers: $logs"
+echo "${total[0]} passed, ${total[1]} failed, ${total[2]} skipped"
+exit $code
