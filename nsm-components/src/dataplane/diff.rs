@@ -64,7 +64,13 @@ pub fn removal(places: &[NetnsKey], observed: &Observed) -> Vec<Operation> {
         ObservedEnd::Reachable { own: Some(link), .. } => Some((*netns, &**link)),
         _ => None,
     });
-    deletes(&links.collect::<Vec<_>>())
+    let distant = observed.ends.iter().filter_map(|end| match end {
+        ObservedEnd::Distant(distant) => Some(Operation::DeleteDistant(distant.clone())),
+        _ => None,
+    });
+    let mut operations = deletes(&links.collect::<Vec<_>>());
+    operations.extend(distant);
+    operations
 }
 
 /// One delete a pair: the peer goes with it.
@@ -91,7 +97,9 @@ fn looks<'a>(desired: &Desired, observed: &'a Observed) -> Result<Vec<Look<'a>>,
         Some(ObservedEnd::Reachable { own, occupant }) => {
             Ok(Look { own: own.as_deref(), occupant: occupant.as_ref() })
         }
-        Some(ObservedEnd::Unreachable) | None => Err(Conflict::Unreachable(end.netns)),
+        Some(ObservedEnd::Unreachable | ObservedEnd::Distant(_)) | None => {
+            Err(Conflict::Unreachable(end.netns))
+        }
     };
     desired.ends.iter().enumerate().map(look).collect()
 }

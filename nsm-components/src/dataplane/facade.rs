@@ -9,7 +9,7 @@ use super::{
     diff::{Conflict, diff, removal},
     ids::{ConnectionId, NetnsKey},
     netns::{Namespaces, Netns},
-    observed::{Observed, OwnedLink},
+    observed::{Observed, ObservedEnd, OwnedLink},
     operation::{At, Operation},
     port::{Depth, Failure, Kernel, KernelError},
 };
@@ -23,6 +23,19 @@ pub enum Applied {
     Adopted,
     /// The link was there; this many changes were made on it.
     Changed(usize),
+}
+
+/// What `remove` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// Links were there and are deleted.
+    Deleted,
+    /// No link was there.
+    Nothing,
+    /// No namespace of the connection could be entered and no link of it be found from outside.
+    /// Where this process sees all namespaces (host PIDs or `/run/netns`), they are gone and the
+    /// links with them. Elsewhere a later Request or Close of the pod brings the way in.
+    OutOfReach,
 }
 
 /// The connection was not built, or not removed.
@@ -123,8 +136,9 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
     /// Removes every link of the connection that is still there. Places whose namespace is gone
     /// need nothing: links die with it.
     ///
-    /// Returns whether anything was removed.
-    pub async fn remove(&self, footprint: &Footprint, netns: &Namespaces) -> Result<bool, Error> {
+    /// Where no descriptor comes along, namespaces are searched, and links also from the
+    /// underlay's namespace by nsid.
+    pub async fn remove(&self, footprint: &Footprint, netns: &Namespaces) -> Result<Removed, Error> {
         let observed = self
             .kernel
             .observe(footprint, Depth::Links, netns)
@@ -132,9 +146,12 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
             .map_err(|source| Error::Observe { id: footprint.id.clone(), source })?;
         let places: Vec<_> = footprint.places.iter().map(|place| place.netns).collect();
         let operations = removal(&places, &observed);
-        let removed = !operations.is_empty();
+        if operations.is_empty() {
+            let out_of_reach = observed.ends.iter().all(|end| *end == ObservedEnd::Unreachable);
+            return Ok(if out_of_reach { Removed::OutOfReach } else { Removed::Nothing });
+        }
         self.kernel.apply(operations, netns).await?;
-        Ok(removed)
+        Ok(Removed::Deleted)
     }
 
     /// Whether the kernel is as desired; changes nothing.

@@ -35,13 +35,13 @@ mod port;
 
 pub use desired::{Desired, End, Footprint, Link, Neighbour, Place, Role, VxlanLink};
 pub use diff::{Conflict, diff, removal};
-pub use facade::{Applied, Dataplane, Error};
+pub use facade::{Applied, Dataplane, Error, Removed};
 pub use ids::{BadConnectionId, ConnectionId, NetnsKey};
 pub use journal::{Entry, Journal, JournalError};
 pub use memory::Memory;
 pub use netlink::{Counters, Netlink};
 pub use netns::{Namespaces, Netns};
-pub use observed::{Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner};
+pub use observed::{Distant, Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner};
 pub use operation::{At, Operation};
 pub use plan::{PlanError, Side, plan};
 pub use port::{Depth, Failure, Kernel, KernelError};

@@ -23,6 +23,8 @@ pub struct Observed {
 pub enum ObservedEnd {
     /// The namespace is gone, or this process has no way into it.
     Unreachable,
+    /// No way in either, but the link was found from the underlay's namespace.
+    Distant(Distant),
     /// The namespace was looked at.
     Reachable {
         /// The connection's own link, under whatever name.
@@ -30,6 +32,19 @@ pub enum ObservedEnd {
         /// Another link that has the wanted name.
         occupant: Option<OwnedLink>,
     },
+}
+
+/// A link of the connection in a namespace that is known by a number alone. The kernel gives such
+/// a number (nsid) to the namespace of every peer of a local link, as the CNI's; by it links can
+/// be read and deleted, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distant {
+    /// The number that the underlay's namespace has for the other one.
+    pub nsid: i32,
+    /// Interface index there.
+    pub index: u32,
+    /// Interface name there.
+    pub name: String,
 }
 
 /// A link of the connection.

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::{
     desired::{Desired, Link, Neighbour},
     ids::NetnsKey,
+    observed::Distant,
 };
 use crate::api::context::Hop;
 
@@ -29,6 +30,8 @@ pub enum Operation {
     Create(Box<Desired>),
     /// Deletes a link, and with it its peer; one that is gone already counts as deleted.
     Delete(At),
+    /// Deletes a link in a namespace that cannot be entered.
+    DeleteDistant(Distant),
     /// Adds the second name.
     AddAltname(At, String),
     /// Sets the hardware address.
@@ -89,6 +92,7 @@ impl Operation {
             Self::SetNeighbour(at, neighbour) => Self::RemoveNeighbour(at.clone(), *neighbour),
             Self::RemoveNeighbour(at, neighbour) => Self::SetNeighbour(at.clone(), *neighbour),
             Self::Delete(_)
+            | Self::DeleteDistant(_)
             | Self::AddAltname(..)
             | Self::Raise(..)
             | Self::EnableIpv6(_)
@@ -96,10 +100,10 @@ impl Operation {
         })
     }
 
-    /// The namespace it is sent to; a link is made from the underlay's, hence `None`.
+    /// The namespace it is sent to; `None` is the underlay's.
     pub fn netns(&self) -> Option<NetnsKey> {
         match self {
-            Self::Create(_) => None,
+            Self::Create(_) | Self::DeleteDistant(_) => None,
             Self::AllowPing(netns) => Some(*netns),
             Self::Delete(at)
             | Self::AddAltname(at, _)
@@ -128,6 +132,9 @@ impl fmt::Display for Operation {
         match self {
             Self::Create(desired) => create(f, desired),
             Self::Delete(at) => write!(f, "delete link {at}"),
+            Self::DeleteDistant(d) => {
+                write!(f, "delete link {} in the namespace with nsid {}", d.name, d.nsid)
+            }
             Self::AddAltname(at, name) => write!(f, "add altname {name} to {at}"),
             Self::SetMac { at, to, .. } => write!(f, "set hardware address {to:02x?} on {at}"),
             Self::SetMtu { at, to, .. } => write!(f, "set mtu {to} on {at}"),

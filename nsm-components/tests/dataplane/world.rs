@@ -14,7 +14,7 @@ use nsm_components::{
         Connection,
         connectioncontext::{ConnectionContext, IpContext, Route},
     },
-    dataplane::{Namespaces, Netns, Side, VxlanLink},
+    dataplane::{Counters, Dataplane, Namespaces, Netlink, Netns, Side, VxlanLink},
 };
 
 /// Whether the test may run; says why not. CI demands it by `NSM_REQUIRE_ROOT=1`.
@@ -131,4 +131,14 @@ pub(crate) fn two_nodes() -> (Netns, Netns) {
         ip(node, &format!("address add fd00:250::{host}/64 dev wire nodad"));
     }
     (a, b)
+}
+
+/// A data plane whose tunnels leave from `underlay`.
+pub(crate) fn dataplane(underlay: &Netns) -> Dataplane<Netlink> {
+    Dataplane::new(Netlink::with_underlay(underlay.clone()))
+}
+
+/// What was written between two readings.
+pub(crate) fn written(before: Counters, after: Counters) -> (u64, u64, u64) {
+    (after.writes - before.writes, after.write_sends - before.write_sends, after.sysctls - before.sysctls)
 }

@@ -103,7 +103,7 @@ async fn a_pod_that_dies_takes_its_links_and_removal_is_content() {
     dataplane.ensure(&local("c1"), &at_hand).await.unwrap();
     dataplane.kernel().end_netns(netns(2));
     assert_eq!(dataplane.kernel().links(), []);
-    assert!(!dataplane.remove(&local("c1").footprint(), &at_hand).await.unwrap());
+    assert_eq!(dataplane.remove(&local("c1").footprint(), &at_hand).await.unwrap(), Removed::Nothing);
     let error = dataplane.ensure(&local("c1"), &at_hand).await.unwrap_err();
     assert!(matches!(error, Error::Conflict(Conflict::Unreachable(_))), "{error}");
 }

@@ -113,7 +113,7 @@ fn run_length(operations: &[Operation]) -> usize {
 /// that someone added meanwhile is the wanted one.
 fn is_done_already(operation: &Operation, error: &KernelError) -> bool {
     match operation {
-        Operation::Delete(_) => error.errno() == Some(Errno::ENODEV),
+        Operation::Delete(_) | Operation::DeleteDistant(_) => error.errno() == Some(Errno::ENODEV),
         Operation::RemoveAddress(..) => error.errno() == Some(Errno::EADDRNOTAVAIL),
         Operation::RemoveRoute(..) => error.errno() == Some(Errno::ESRCH),
         Operation::RemoveNeighbour(..) => error.errno() == Some(Errno::ENOENT),

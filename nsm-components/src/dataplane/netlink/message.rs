@@ -87,6 +87,12 @@ pub(super) fn of(operation: &Operation) -> Option<Request> {
             let names = LinkAttribute::PropList(vec![Prop::AltIfName(name.clone())]);
             request(RouteNetlinkMessage::NewLinkProp(link(at, vec![names])), NLM_F_CREATE | NLM_F_EXCL)
         }
+        Operation::DeleteDistant(distant) => {
+            let mut message = LinkMessage::default();
+            message.header.index = distant.index;
+            message.attributes.push(LinkAttribute::IfNetnsId(distant.nsid));
+            request(RouteNetlinkMessage::DelLink(message), 0)
+        }
         Operation::SetMac { at, to, .. } => set(at, vec![LinkAttribute::Address(to.to_vec())]),
         Operation::SetMtu { at, to, .. } => set(at, vec![LinkAttribute::Mtu(*to)]),
         Operation::Raise(at, alias) => {

@@ -10,6 +10,7 @@ use netlink_packet_route::{
         AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage, Prop,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
+    nsid::NsidAttribute,
     route::{RouteAddress, RouteAttribute, RouteHeader},
 };
 
@@ -165,6 +166,12 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
         _ => None,
     }
+}
+
+/// The number of a namespace; the kernel lists only those that have one.
+pub(super) fn nsid(message: &RouteNetlinkMessage) -> Option<i32> {
+    let RouteNetlinkMessage::NewNsId(message) = message else { return None };
+    message.attributes.iter().find_map(|a| if let NsidAttribute::Id(nsid) = a { Some(*nsid) } else { None })
 }
 
 pub(super) fn neighbour(message: &RouteNetlinkMessage, index: u32) -> Option<Neighbour> {

@@ -9,6 +9,7 @@ use netlink_packet_route::{
     address::{AddressMessage, AddressScope},
     link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
     neighbour::{NeighbourAttribute, NeighbourMessage},
+    nsid::NsidMessage,
     route::{RouteAttribute, RouteHeader, RouteMessage},
 };
 use nix::errno::Errno;
@@ -16,7 +17,7 @@ use nix::errno::Errno;
 use super::{
     message::ROUTE_PROTOCOL,
     parse::{
-        address, as_address, as_link, has_altname, hop, ipv6_disabled, kind, mac, mtu, name, neighbour,
+        address, as_address, as_link, has_altname, hop, ipv6_disabled, kind, mac, mtu, name, neighbour, nsid,
         owned, owner,
     },
     session::Session,
@@ -26,7 +27,7 @@ use crate::{
     dataplane::{
         desired::{Footprint, Neighbour, Place, altname},
         ids::{ConnectionId, NetnsKey},
-        observed::{Observed, ObservedEnd, ObservedLink, OwnedLink, Owner},
+        observed::{Distant, Observed, ObservedEnd, ObservedLink, OwnedLink, Owner},
         operation::At,
         port::{Depth, KernelError},
     },
@@ -73,7 +74,9 @@ impl Session {
 
     fn end(&mut self, id: &ConnectionId, place: &Place, depth: Depth) -> Result<ObservedEnd, KernelError> {
         if self.find(place.netns).is_none() {
-            return Ok(ObservedEnd::Unreachable);
+            // Only a removal can do something with it.
+            let found = if depth == Depth::Links { self.distant(id, place)? } else { None };
+            return Ok(found.map_or(ObservedEnd::Unreachable, ObservedEnd::Distant));
         }
         let is_own = |link: &LinkMessage| owner(link) == Owner::Connection(id.clone());
         let by_tag = self.link(place.netns, altname_attribute(altname(id, place.role)))?.filter(is_own);
@@ -90,6 +93,28 @@ impl Session {
         };
         let occupant = occupant.map(|link| owned(place.netns, &link));
         Ok(ObservedEnd::Reachable { own, occupant })
+    }
+
+    /// Looks for the link in every namespace that the underlay's has a number for.
+    fn distant(&mut self, id: &ConnectionId, place: &Place) -> Result<Option<Distant>, KernelError> {
+        let underlay = self.underlay();
+        let numbered = self.dump(underlay, &RouteNetlinkMessage::GetNsId(NsidMessage::default()))?;
+        for nsid in numbered.iter().filter_map(nsid) {
+            let mut asked = LinkMessage::default();
+            let tag = altname_attribute(altname(id, place.role));
+            asked.attributes = vec![tag, LinkAttribute::IfNetnsId(nsid), no_statistics()];
+            let found = match self.get(underlay, RouteNetlinkMessage::GetLink(asked)) {
+                // The namespace ended meanwhile.
+                Err(error) if error.errno() == Some(Errno::EINVAL) => continue,
+                found => found?,
+            };
+            let is_own = |link: &&LinkMessage| owner(link) == Owner::Connection(id.clone());
+            if let Some(link) = found.as_ref().and_then(as_link).filter(is_own) {
+                let name = name(link).unwrap_or_default().to_owned();
+                return Ok(Some(Distant { nsid, index: link.header.index, name }));
+            }
+        }
+        Ok(None)
     }
 
     fn link(&mut self, netns: NetnsKey, by: LinkAttribute) -> Result<Option<LinkMessage>, KernelError> {
