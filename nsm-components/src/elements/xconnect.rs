@@ -110,7 +110,12 @@ impl<K: Kernel> Xconnect<K> {
             let known = Known { footprint: entry.footprint, claimed: false };
             (known.footprint.id.clone(), known)
         });
-        Self { dataplane, journal, known: Arc::new(Mutex::new(known.collect())) }
+        let known = Arc::new(Mutex::new(known.collect::<HashMap<_, _>>()));
+        // Two connections that want one interface: the one that is refreshed keeps it.
+        let in_use = known.clone();
+        let dataplane =
+            dataplane.with_in_use(move |id| in_use.lock().get(id).is_some_and(|known: &Known| known.claimed));
+        Self { dataplane, journal, known }
     }
 
     /// Removes what an earlier process left and nobody asked for during `life`.
@@ -170,8 +175,15 @@ impl<K: Kernel> Xconnect<K> {
         let Some(footprint) = self.known.lock().get(id).map(|known| known.footprint.clone()) else {
             return Ok(());
         };
-        self.dataplane.remove(&footprint, &namespaces(files)).await.map_err(|error| refused(&error))?;
+        let removed =
+            self.dataplane.remove(&footprint, &namespaces(files)).await.map_err(|error| refused(&error))?;
         self.known.lock().remove(id);
+        if removed == Removed::OutOfReach {
+            // Gone with its pods, or in namespaces this process cannot see: the journal keeps it, and
+            // the next process looks once more.
+            info!(connection.id = %id, "no way into its namespaces: nothing to remove");
+            return Ok(());
+        }
         self.journal.remove(id).await.map_err(|error| Error::caused(Kind::Unavailable, &error))
     }
 

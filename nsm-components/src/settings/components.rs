@@ -173,7 +173,9 @@ impl Nsc {
             request_timeout: reader.duration(vars::NSM_REQUEST_TIMEOUT, 15 * SECOND),
             listen_on: reader.target(vars::NSM_LISTEN_ON, "unix:///tmp/nsc.sock"),
         };
-        if settings.network_services.is_empty() && reader.text(vars::NSM_NETWORK_SERVICES, "").trim().is_empty() {
+        if settings.network_services.is_empty()
+            && reader.text(vars::NSM_NETWORK_SERVICES, "").trim().is_empty()
+        {
             reader.refuse(vars::NSM_NETWORK_SERVICES, "", "at least one URL such as kernel://service/nsm-1");
         }
         reader.finish(settings)
