@@ -25,7 +25,7 @@ use crate::{
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
     dataplane::{
         self, Applied, ConnectionId, Dataplane, Entry, Footprint, Journal, Kernel, Namespaces, Netns,
-        NetnsKey, Side, VxlanLink, plan,
+        NetnsKey, Removed, Side, VxlanLink, plan,
     },
 };
 
