@@ -1,4 +1,5 @@
 //! Arrows between modules point one way: the layers of `lib.rs`, kept by reading the sources.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::BTreeSet,
@@ -15,11 +16,9 @@ fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-fn may_use(user: &str, used: &str) -> bool {
-    match (layer(user), layer(used)) {
-        (Some(user_layer), Some(used_layer)) => {
-            used_layer < user_layer || user == used || (user_layer == 0 && used_layer == 0)
-        }
+fn may_use(from: &str, to: &str) -> bool {
+    match (layer(from), layer(to)) {
+        (Some(upper), Some(lower)) => lower < upper || from == to || (upper == 0 && lower == 0),
         _ => false,
     }
 }

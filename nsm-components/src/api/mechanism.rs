@@ -71,6 +71,7 @@ impl Mechanism {
     }
 
     /// Sets a parameter.
+    #[allow(clippy::needless_pass_by_value)] // numbers and addresses read better without &
     pub fn set(&mut self, key: &str, value: impl ToString) {
         self.parameters.insert(key.to_owned(), value.to_string());
     }

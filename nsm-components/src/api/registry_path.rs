@@ -58,9 +58,9 @@ impl RegistryPath {
             self.index = 0;
         }
         let index = self.index as usize;
-        segments.get_mut(index)?.token = peer_token.to_owned();
+        peer_token.clone_into(&mut segments.get_mut(index)?.token);
         match segments.get_mut(index + 1) {
-            Some(segment) => segment.token = own_token.to_owned(),
+            Some(segment) => own_token.clone_into(&mut segment.token),
             None => segments.push(Segment { token: own_token.to_owned() }),
         }
         self.index += 1;
@@ -73,7 +73,7 @@ pub fn set_path_id(ids: &mut Vec<String>, index: usize, id: &str) {
     if ids.len() <= index {
         ids.resize(index + 1, String::new());
     }
-    ids[index] = id.to_owned();
+    id.clone_into(&mut ids[index]);
 }
 
 #[cfg(test)]

@@ -103,15 +103,15 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
     let monitor = Arc::new(Monitor::default());
     let chain = chain(&mesh, &settings, tunnel, vnis, &monitor, index, xconnect);
     let service = ConnectionService::new(chain, monitor, mesh.token_life);
+    // Before the registration, which passes the socket on.
+    let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
+    let registration =
+        Registration::start(services, endpoints, mesh.clock.clone(), Vec::new(), entry(&settings));
     let router = |mut server: Server| -> Router {
         server
             .add_service(NetworkServiceServer::new(service.clone()))
             .add_service(MonitorConnectionServer::new(service.clone()))
-            .add_service(health_service(SERVICES))
+            .add_service(health_service(SERVICES, registration.registered()))
     };
-    // Before the registration, which passes the socket on.
-    let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
-    let _registration =
-        Registration::start(services, endpoints, mesh.clock.clone(), Vec::new(), entry(&settings));
     mesh.serve(listeners, router).await
 }

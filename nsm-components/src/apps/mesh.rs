@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How long a process waits for its identity at the start.
-const IDENTITY_LIMIT: Duration = Duration::from_secs(120);
+const IDENTITY_LIMIT: Duration = Duration::from_mins(2);
 
 /// Most calls a peer may have open on one connection.
 const MAX_STREAMS: u32 = 1024;

@@ -1,6 +1,6 @@
 //! `nsm nsc`: a client that keeps the connections its settings name.
 
-use std::{sync::Arc, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
@@ -10,7 +10,7 @@ use super::{Error, mesh::Mesh};
 use crate::{
     api::Connection,
     chain::{Chain, Cx, Element, Next, Policy, Reply, Request, Session},
-    elements::{ClientInfo, Connect, KernelClient, UpdatePath},
+    elements::{ClientInfo, Connect, KernelClient, UpdatePath, health_service},
     settings::{Nsc, NsmUrl},
 };
 
@@ -95,7 +95,7 @@ impl Client {
                     return Some(reply.connection);
                 }
                 Err(error) => {
-                    warn!(connection.id = %self.id, %service, %error, "not connected; trying again")
+                    warn!(connection.id = %self.id, %service, %error, "not connected; trying again");
                 }
             }
             tokio::select! {
@@ -125,7 +125,8 @@ pub async fn run(settings: Nsc, stop: CancellationToken) -> Result<(), Error> {
     let connecting = clients.iter().map(|client| client.connect(&stop));
     let connections = futures::future::join_all(connecting).await;
     // Healthy means connected: what waits for this program may use its interfaces.
-    let router = |mut server: Server| -> Router { server.add_service(crate::elements::health_service(&[])) };
+    let router =
+        |mut server: Server| -> Router { server.add_service(health_service(&[], future::ready(()))) };
     let served = if stop.is_cancelled() {
         Ok(())
     } else {

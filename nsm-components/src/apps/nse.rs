@@ -77,12 +77,6 @@ pub async fn run(settings: Nse, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop).await?;
     let monitor = Arc::new(Monitor::default());
     let service = ConnectionService::new(chain(&mesh, &settings, &monitor)?, monitor, mesh.token_life);
-    let router = |mut server: Server| -> Router {
-        server
-            .add_service(NetworkServiceServer::new(service.clone()))
-            .add_service(MonitorConnectionServer::new(service.clone()))
-            .add_service(health_service(SERVICES))
-    };
     // Before the registration, which passes the socket on.
     let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
     let up =
@@ -94,6 +88,12 @@ pub async fn run(settings: Nse, stop: CancellationToken) -> Result<(), Error> {
         services(&settings),
         entry(&settings),
     );
+    let router = |mut server: Server| -> Router {
+        server
+            .add_service(NetworkServiceServer::new(service.clone()))
+            .add_service(MonitorConnectionServer::new(service.clone()))
+            .add_service(health_service(SERVICES, registration.registered()))
+    };
     let served = mesh.serve(listeners, router).await;
     if settings.unregister_itself
         && let Err(error) = registration.unregister().await

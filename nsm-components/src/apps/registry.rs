@@ -49,7 +49,7 @@ pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Erro
         server
             .add_service(NetworkServiceRegistryServer::new(service.clone()))
             .add_service(NetworkServiceEndpointRegistryServer::new(service.clone()))
-            .add_service(health_service(SERVICES))
+            .add_service(health_service(SERVICES, std::future::ready(())))
     };
     mesh.serve(Mesh::bind(&settings.listen_on)?, router).await
 }

@@ -167,7 +167,7 @@ struct Worker {
 impl Worker {
     async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         loop {
-            let timer = self.timer.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let timer = self.timer.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.handle(event).await,
@@ -272,7 +272,7 @@ impl Worker {
 /// Up to a tenth less: connections that began together shall not refresh together.
 fn jitter(duration: Duration) -> Duration {
     let [byte, ..] = *uuid::Uuid::new_v4().as_bytes();
-    duration - duration * u32::from(byte) / 2560
+    duration.saturating_sub(duration * u32::from(byte) / 2560)
 }
 
 #[cfg(test)]

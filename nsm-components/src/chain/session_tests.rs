@@ -125,6 +125,6 @@ async fn the_end_of_the_process_closes_nothing() {
     let (probe, chain, session) = session(Policy::Expire);
     chain.start().request(&cx(), request("a")).await.unwrap();
     drop((chain, session));
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
     assert_eq!(probe.closes.load(Ordering::SeqCst), 0);
 }

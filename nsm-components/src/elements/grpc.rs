@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Limit of a call that names none, and the most one may ask for.
-const CALL_LIMIT: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(120));
+const CALL_LIMIT: (Duration, Duration) = (Duration::from_secs(15), Duration::from_mins(2));
 
 /// Longest wait for a file that a message names.
 const FILE_LIMIT: Duration = Duration::from_secs(5);

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// A service that nobody asked for in this time leaves the index.
-const KEPT: Duration = Duration::from_secs(600);
+const KEPT: Duration = Duration::from_mins(10);
 
 /// Limit of one Find.
 const FIND: Duration = Duration::from_secs(5);

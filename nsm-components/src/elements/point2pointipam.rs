@@ -74,12 +74,11 @@ impl Pool {
             |all: &[String]| all.iter().filter_map(|text| parse(text)).find(|ip| self.free(*ip, excluded));
         let recovered = brought(&context.dst_ip_addrs).zip(brought(&context.src_ip_addrs));
         let recovered = recovered.filter(|(endpoint, client)| endpoint != client);
-        let (endpoint, client) = match recovered {
-            Some(pair) => pair,
-            None => {
-                let endpoint = self.lowest(None, excluded)?;
-                (endpoint, self.lowest(Some(endpoint), excluded)?)
-            }
+        let (endpoint, client) = if let Some(pair) = recovered {
+            pair
+        } else {
+            let endpoint = self.lowest(None, excluded)?;
+            (endpoint, self.lowest(Some(endpoint), excluded)?)
         };
         let pair = Pair { endpoint, client };
         self.taken.extend([endpoint, client]);
@@ -140,18 +139,17 @@ impl Point2PointIpam {
         let mut pools = self.pools.lock();
         let mut pairs = Vec::with_capacity(pools.len());
         for pool in pools.iter_mut() {
-            match pool.pair(connection, context, &excluded) {
-                Some(pair) => pairs.push(pair),
-                None => {
-                    let prefixes: Vec<_> = pool.prefixes.iter().map(ToString::to_string).collect();
-                    pools.iter_mut().for_each(|pool| pool.release(connection));
-                    let message = format_args!(
-                        "no two free addresses are left in {}: set NSM_CIDR_PREFIX wider",
-                        prefixes.join(", ")
-                    );
-                    return Err(Error::new(Kind::Exhausted, message));
-                }
+            if let Some(pair) = pool.pair(connection, context, &excluded) {
+                pairs.push(pair);
+                continue;
             }
+            let prefixes: Vec<_> = pool.prefixes.iter().map(ToString::to_string).collect();
+            pools.iter_mut().for_each(|pool| pool.release(connection));
+            let message = format_args!(
+                "no two free addresses are left in {}: set NSM_CIDR_PREFIX wider",
+                prefixes.join(", ")
+            );
+            return Err(Error::new(Kind::Exhausted, message));
         }
         grant(context, &pairs);
         Ok(())

@@ -88,15 +88,21 @@ impl MonitorConnection for ConnectionService {
     }
 }
 
-/// The standard health service, which reports these services and the process as a whole to be
-/// serving (gRPC Health Checking Protocol).
+/// The standard health service: these services and the process as a whole serve from when `ready`
+/// ends (gRPC Health Checking Protocol).
 pub fn health_service(
     services: &'static [&'static str],
+    ready: impl Future<Output = ()> + Send + 'static,
 ) -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
     let (reporter, service) = tonic_health::server::health_reporter();
     tokio::spawn(async move {
-        for name in services {
-            reporter.set_service_status(*name, tonic_health::ServingStatus::Serving).await;
+        let all = || services.iter().copied().chain([""]);
+        for name in all() {
+            reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+        }
+        ready.await;
+        for name in all() {
+            reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
         }
     });
     service

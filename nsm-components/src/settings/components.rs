@@ -8,7 +8,7 @@ use super::{Errors, NsmUrl, Reader, Target, Vars, vars};
 use crate::api::names;
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// An object on the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]

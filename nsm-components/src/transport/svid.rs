@@ -41,7 +41,10 @@ pub struct Svid {
 impl fmt::Debug for Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never the key.
-        f.debug_struct("Svid").field("leaf", &self.leaf.id).field("not_after", &self.leaf.not_after).finish()
+        f.debug_struct("Svid")
+            .field("leaf", &self.leaf.id)
+            .field("not_after", &self.leaf.not_after)
+            .finish_non_exhaustive()
     }
 }
 

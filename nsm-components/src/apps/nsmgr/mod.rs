@@ -125,7 +125,7 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
             .add_service(MonitorConnectionServer::new(connections.clone()))
             .add_service(NetworkServiceRegistryServer::new(registry.clone()))
             .add_service(NetworkServiceEndpointRegistryServer::new(registry.clone()))
-            .add_service(health_service(SERVICES))
+            .add_service(health_service(SERVICES, std::future::ready(())))
     };
     mesh.serve(Mesh::bind(&settings.listen_on)?, router).await
 }

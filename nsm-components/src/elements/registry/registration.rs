@@ -20,7 +20,7 @@ const CALL: Duration = Duration::from_secs(15);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Longest time between two refreshes, whatever life was granted.
-const MAX_INTERVAL: Duration = Duration::from_secs(3600);
+const MAX_INTERVAL: Duration = Duration::from_hours(1);
 
 /// Keeps an endpoint, and the services it brings along, registered. Dropping it stops the refresh
 /// and takes nothing back.
@@ -28,7 +28,7 @@ const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 pub struct Registration {
     registered: watch::Receiver<bool>,
     keeper: Keeper,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 #[derive(Clone)]
@@ -61,19 +61,22 @@ impl Registration {
         let keeper = Keeper { services, endpoints, clock, bring, entry, cx: RegistryCx::within(CALL) };
         let (sender, registered) = watch::channel(false);
         let task = AbortOnDropHandle::new(tokio::spawn(keeper.clone().keep(sender)));
-        Self { registered, keeper, _task: task }
+        Self { registered, keeper, task }
     }
 
-    /// Waits until the registration stands for the first time.
-    pub async fn registered(&self) {
-        // The sender lives as long as the task, which lives as long as this.
-        let _ = self.registered.clone().wait_for(|registered| *registered).await;
+    /// Ends when the registration stands for the first time.
+    pub fn registered(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut registered = self.registered.clone();
+        async move {
+            // The sender goes with the task, and then nobody waits.
+            let _ = registered.wait_for(|registered| *registered).await;
+        }
     }
 
     /// Takes the registration back.
     pub async fn unregister(self) -> Result<()> {
-        let Self { keeper, _task, .. } = self;
-        drop(_task);
+        let Self { keeper, task, .. } = self;
+        drop(task);
         let cx = keeper.context();
         keeper.endpoints.start().unregister(&cx, keeper.entry.clone()).await
     }
@@ -111,19 +114,9 @@ impl Keeper {
     async fn register(&self) -> Result<Duration> {
         for service in &self.bring {
             let cx = RegistryCx::within(CALL);
-            let known = Query { like: service.clone(), watch: false };
             // Somebody's service of this name will do: it may have matches we know nothing of.
-            let mut found = self
-                .services
-                .start()
-                .find(
-                    &cx,
-                    Query {
-                        like: NetworkService { name: service.name.clone(), ..Default::default() },
-                        ..known
-                    },
-                )
-                .await?;
+            let like = NetworkService { name: service.name.clone(), ..Default::default() };
+            let mut found = self.services.start().find(&cx, Query { like, watch: false }).await?;
             if found.next().await.transpose()?.is_none() {
                 self.services.start().register(&cx, service.clone()).await?;
             }

@@ -48,7 +48,8 @@ impl RegistryService {
         cx.caller = Some(
             caller(&accepted.session, call.metadata(), self.token_life).map_err(|error| status(&error))?,
         );
-        let path = call.metadata().get_all(METADATA_KEY).iter().last().and_then(|value| value.to_str().ok());
+        let path =
+            call.metadata().get_all(METADATA_KEY).iter().next_back().and_then(|value| value.to_str().ok());
         *cx.path.lock() = path.and_then(RegistryPath::from_metadata).unwrap_or_default();
         if accepted.local {
             cx.files = claim(&accepted.files, &[url.to_owned()], cx.deadline)
