@@ -1,6 +1,13 @@
 //! Modules without effects know none that have effects, and of the mesh the operator knows names
 //! and settings alone.
 
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::format_push_string,
+    reason = "helpers of tests fail by panicking, too"
+)]
+
 use std::{fs, path::Path};
 
 /// Rows of modules; each may use its own row's row-mates only as said, and all rows above.

@@ -1,5 +1,12 @@
 //! The files under `charts/` and `config/samples/`.
 
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::format_push_string,
+    reason = "helpers of tests fail by panicking, too"
+)]
+
 use std::{fs, path::Path};
 
 use nsm_components::settings;
@@ -109,7 +116,7 @@ fn samples_are_what_the_types_say() {
             }
             "Pod" => client(&object),
             "RoleBinding" => {
-                assert_eq!(object["roleRef"]["name"], nsm_operator::names::role::ENDPOINT_WORKLOADS)
+                assert_eq!(object["roleRef"]["name"], nsm_operator::names::role::ENDPOINT_WORKLOADS);
             }
             "Namespace" => {}
             kind => panic!("no type for {kind}"),

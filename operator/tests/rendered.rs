@@ -1,6 +1,13 @@
 //! What is rendered: golden files, nothing the API server would rewrite, and an environment that
 //! the processes can read.
 
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::format_push_string,
+    reason = "helpers of tests fail by panicking, too"
+)]
+
 use std::{collections::BTreeMap, env, fs, path::Path};
 
 use nsm_components::settings;

@@ -80,12 +80,11 @@ async fn make(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<Ac
 async fn apply(desired: &Desired, mesh: &Mesh, context: &Context) -> Result<Accepted, Error> {
     let todo = step(desired, context.known.live(&desired.key).as_ref());
     match (&todo, forwarders(mesh, context)?) {
-        (Step::Nothing, _) => {}
+        // The mesh changes first, endpoints after it.
+        (Step::Nothing, _) | (Step::Change, Step::Change) => {}
         (Step::Create, Step::Create) => {
             return Ok(Accepted::NoMesh("the mesh is being installed: see kubectl get nsm -o wide".into()));
         }
-        // The mesh changes first, endpoints after it.
-        (Step::Change, Step::Change) => {}
         _ => {
             context.take(&todo, desired).await?;
         }
