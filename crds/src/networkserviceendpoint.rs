@@ -214,7 +214,7 @@ pub struct NetworkServiceEndpointStatus {
     #[serde(default)]
     pub connections: i64,
     /// `Accepted`: WorkloadApplied, InvalidWorkload, NotPermitted, ApplyFailed, NoMesh.
-    /// `Ready`: Registered, WorkloadNotReady, NotRegistered.
+    /// `Ready`: Registered, WorkloadNotReady, NotRegistered, and while nothing runs those of `Accepted`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

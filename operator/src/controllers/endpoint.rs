@@ -11,7 +11,6 @@ use tracing::info;
 use super::{Context, Error, object_key};
 use crate::{
     apply,
-    names::component,
     object::{Desired, Key, Kind},
     plan::{Step, step},
     render::{self, Mesh},
@@ -80,20 +79,24 @@ async fn make(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<Ac
 
 async fn apply(desired: &Desired, mesh: &Mesh, context: &Context) -> Result<Accepted, Error> {
     let todo = step(desired, context.known.live(&desired.key).as_ref());
-    if todo == Step::Create && !forwarders_exist(mesh, context) {
-        return Ok(Accepted::NoMesh("the mesh is being installed: see kubectl get nsm -o wide".into()));
-    }
-    if todo != Step::Nothing {
-        context.take(&todo, desired).await?;
+    match (&todo, forwarders(mesh, context)?) {
+        // The mesh changes first, endpoints after it.
+        (Step::Nothing, _) | (Step::Change, Step::Change) => {}
+        (Step::Create, Step::Create) => {
+            return Ok(Accepted::NoMesh("the mesh is being installed: see kubectl get nsm -o wide".into()));
+        }
+        _ => {
+            context.take(&todo, desired).await?;
+        }
     }
     Ok(Accepted::Applied)
 }
 
-/// The forwarders come last: where they are, everything an endpoint needs has been made.
-fn forwarders_exist(mesh: &Mesh, context: &Context) -> bool {
-    let key =
-        Key { kind: Kind::DaemonSet, namespace: mesh.namespace.clone(), name: component::FORWARDER.into() };
-    context.known.live(&key).is_some()
+/// What is left to do for the forwarders. They come last: once they are as wanted, so is all that
+/// an endpoint needs.
+fn forwarders(mesh: &Mesh, context: &Context) -> Result<Step, Error> {
+    let forwarders = render::forwarders(mesh)?;
+    Ok(step(&forwarders, context.known.live(&forwarders.key).as_ref()))
 }
 
 /// Removes what was made for the template.

@@ -83,8 +83,13 @@ pub fn mesh(mesh: &Mesh) -> Result<Vec<Tier>, ObjectError> {
         tier("identity agents", vec![identity::agent(mesh)?]),
         tier("registry", vec![registry::deployment(mesh)?]),
         tier("managers", vec![nsmgr::daemon_set(mesh)?]),
-        tier("forwarders", vec![forwarder::daemon_set(mesh)?]),
+        tier("forwarders", vec![forwarders(mesh)?]),
     ])
+}
+
+/// The forwarders: the last of the mesh.
+pub fn forwarders(mesh: &Mesh) -> Result<Desired, ObjectError> {
+    forwarder::daemon_set(mesh)
 }
 
 /// The namespace: privileged, because its pods use the host's network and folders.

@@ -57,22 +57,35 @@ pub fn endpoint(input: &EndpointInput<'_>) -> NetworkServiceEndpointStatus {
     }
 }
 
+impl Accepted {
+    /// Why the workload is not applied, if it is not.
+    fn refusal(&self) -> Option<(EndpointReason, &str)> {
+        match self {
+            Self::Applied => None,
+            Self::Invalid(message) => Some((EndpointReason::InvalidWorkload, message)),
+            Self::NotPermitted(message) => Some((EndpointReason::NotPermitted, message)),
+            Self::Failed(message) => Some((EndpointReason::ApplyFailed, message)),
+            Self::NoMesh(message) => Some((EndpointReason::NoMesh, message)),
+        }
+    }
+}
+
 fn accepted(accepted: &Accepted) -> Verdict {
-    let no = |reason, message: &String| Verdict::new(CONDITION_ACCEPTED, false, reason, message);
-    match accepted {
-        Accepted::Applied => {
+    match accepted.refusal() {
+        None => {
             Verdict::new(CONDITION_ACCEPTED, true, EndpointReason::WorkloadApplied, "the workload is applied")
         }
-        Accepted::Invalid(message) => no(EndpointReason::InvalidWorkload, message),
-        Accepted::NotPermitted(message) => no(EndpointReason::NotPermitted, message),
-        Accepted::Failed(message) => no(EndpointReason::ApplyFailed, message),
-        Accepted::NoMesh(message) => no(EndpointReason::NoMesh, message),
+        Some((reason, message)) => Verdict::new(CONDITION_ACCEPTED, false, reason, message),
     }
 }
 
 fn ready(input: &EndpointInput<'_>) -> Verdict {
     let EndpointInput { rollout, rollup, .. } = *input;
     let verdict = |status, reason, message: String| Verdict::new(CONDITION_READY, status, reason, message);
+    // What is there may serve on although its latest change was refused.
+    if let Some((reason, message)) = input.accepted.refusal().filter(|_| !rollout.exists) {
+        return verdict(false, reason, message.to_owned());
+    }
     if !rollout.complete() {
         return verdict(false, EndpointReason::WorkloadNotReady, rollout.message());
     }
@@ -111,6 +124,7 @@ mod tests {
         assert_eq!(reasons(&Accepted::Applied, 2, 2), ["WorkloadApplied", "Registered"]);
         assert_eq!(reasons(&Accepted::Applied, 2, 1), ["WorkloadApplied", "NotRegistered"]);
         assert_eq!(reasons(&Accepted::Applied, 1, 1), ["WorkloadApplied", "WorkloadNotReady"]);
-        assert_eq!(reasons(&Accepted::NotPermitted("x".into()), 0, 0)[0], "NotPermitted");
+        let refused = Accepted::NotPermitted("x".into());
+        assert_eq!(reasons(&refused, 2, 2), ["NotPermitted", "Registered"]);
     }
 }

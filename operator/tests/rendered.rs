@@ -1,0 +1,180 @@
+//! What is rendered: golden files, nothing the API server would rewrite, and an environment that
+//! the processes can read.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::format_push_string,
+    reason = "helpers of tests fail by panicking, too"
+)]
+
+use std::{collections::BTreeMap, env, fs, path::Path};
+
+use nsm_components::settings;
+use nsm_crds::{NSMConfig, NSMConfigSpec, NetworkServiceEndpoint, NetworkServiceEndpointSpec, Workload};
+use nsm_operator::{
+    object::Desired,
+    render,
+    validate::{self, Installation},
+};
+use serde_json::{Value, json};
+
+fn mesh() -> render::Mesh {
+    let installation = Installation {
+        mesh_image: "nsm.local/nsm:dev".into(),
+        namespace: "nsm-operator".into(),
+        service_account: "nsm-operator".into(),
+    };
+    let mut config = NSMConfig::new("default", NSMConfigSpec::default());
+    config.metadata.uid = Some("uid-of-the-config".into());
+    validate::mesh(&config, &installation).expect("defaults are valid")
+}
+
+fn template() -> render::Template {
+    let workload: Workload = serde_json::from_value(json!({
+        "networkServices": ["finance"],
+        "cidrPrefixes": ["172.16.1.0/24", "fd00::/64"],
+        "labels": {"app": "gateway", "tier": "1"},
+        "replicas": 2,
+        "env": [{"name": "NSM_LOG_LEVEL", "value": "DEBUG"}, {"name": "MORE", "value": "x"}],
+        "nodeSelector": {"kubernetes.io/hostname": "node1"},
+        "resources": {"requests": {"cpu": "0.5"}, "limits": {"memory": "1024Mi"}},
+    }))
+    .expect("a workload");
+    let spec = NetworkServiceEndpointSpec { workload: Some(workload), ..Default::default() };
+    let mut endpoint = NetworkServiceEndpoint::new("gateway", spec);
+    endpoint.metadata.namespace = Some("bank".into());
+    endpoint.metadata.uid = Some("uid-of-the-template".into());
+    validate::template(&endpoint).expect("a valid template")
+}
+
+fn all() -> Vec<Desired> {
+    let tiers = render::mesh(&mesh()).expect("a mesh");
+    let endpoint = render::endpoint(&mesh(), &template()).expect("an endpoint");
+    tiers.into_iter().flat_map(|tier| tier.objects).chain([endpoint]).collect()
+}
+
+#[test]
+fn manifests_are_as_committed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut files: BTreeMap<String, String> = BTreeMap::new();
+    for tier in render::mesh(&mesh()).unwrap() {
+        let file = files.entry(format!("{}.yaml", tier.name.replace(' ', "-"))).or_default();
+        for object in tier.objects {
+            file.push_str(&format!("---\n{}", serde_saphyr::to_string(&object.body).unwrap()));
+        }
+    }
+    let endpoint = render::endpoint(&mesh(), &template()).unwrap();
+    files
+        .insert("endpoint.yaml".into(), format!("---\n{}", serde_saphyr::to_string(&endpoint.body).unwrap()));
+    for (name, text) in files {
+        let path = folder.join(&name);
+        if env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(&path, &text).unwrap();
+        }
+        let committed = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == text,
+            "tests/golden/{name} differs: if that is wanted, run `UPDATE_GOLDEN=1 cargo test -p nsm-operator --test rendered`"
+        );
+    }
+}
+
+#[test]
+fn rendering_is_stable() {
+    assert_eq!(all(), all());
+}
+
+/// Booleans and numbers that are pointers in the API: their zero value is kept.
+const KEPT: [&str; 3] = ["allowPrivilegeEscalation", "automountServiceAccountToken", "replicas"];
+
+#[test]
+fn nothing_is_rendered_that_the_api_server_would_drop_or_rewrite() {
+    fn check(value: &Value, path: &str) {
+        let dropped =
+            matches!(value, Value::Null | Value::Bool(false)) || *value == json!("") || *value == json!(0);
+        let kept = KEPT.iter().any(|name| path.ends_with(name));
+        assert!(kept || !dropped, "{path} is {value}");
+        match value {
+            Value::Array(items) => {
+                assert!(!items.is_empty(), "{path} is empty");
+                items.iter().enumerate().for_each(|(index, item)| check(item, &format!("{path}/{index}")));
+            }
+            Value::Object(map) => map.iter().for_each(|(name, item)| check(item, &format!("{path}/{name}"))),
+            _ => {}
+        }
+    }
+    for object in all() {
+        check(&object.body, &object.key.to_string());
+        let ports = object.body.pointer("/spec/template/spec/containers/0/ports");
+        assert_eq!(ports, None, "{}: host-network pods declare no ports", object.key);
+    }
+}
+
+#[test]
+fn every_object_is_labelled_owned_and_marked() {
+    for object in all() {
+        let metadata = &object.body["metadata"];
+        assert_eq!(metadata["labels"]["app.kubernetes.io/managed-by"], "nsm-operator", "{}", object.key);
+        assert_eq!(metadata["ownerReferences"][0]["controller"], true, "{}", object.key);
+        assert!(object.revision().is_some(), "{}", object.key);
+    }
+}
+
+/// The environment of a rendered container as its process sees it on a node.
+fn environment(name: &str) -> BTreeMap<String, String> {
+    let object = all().into_iter().find(|object| {
+        object.key.name == name && object.body.pointer("/spec/template/spec/containers").is_some()
+    });
+    let container = object.expect("a workload").body["spec"]["template"]["spec"]["containers"][0].clone();
+    let mut known: BTreeMap<String, String> =
+        [("REGISTRY_SERVICE_HOST", "10.96.0.5"), ("NSM_IDENTITY_AUTHORITY_SERVICE_HOST", "10.96.0.6")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+    for variable in container["env"].as_array().expect("an environment") {
+        let name = variable["name"].as_str().expect("a name").to_owned();
+        let field = variable.pointer("/valueFrom/fieldRef/fieldPath").and_then(Value::as_str);
+        let value = match field {
+            Some("spec.nodeName") => "node1".to_owned(),
+            Some("status.hostIP") => "192.168.0.1".to_owned(),
+            Some("metadata.name") => "pod-1".to_owned(),
+            Some(other) => panic!("unknown field {other}"),
+            None => expand(variable["value"].as_str().expect("a value"), &known),
+        };
+        known.insert(name, value);
+    }
+    known
+}
+
+/// `$(NAME)` as Kubernetes expands it: only what stands before, else it is left as it is.
+fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
+    known.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("$({name})"), value))
+}
+
+#[test]
+fn the_processes_read_what_is_rendered_for_them() {
+    for name in ["nsmgr", "forwarder", "registry", "nsm-identity-agent", "nsm-identity-authority", "gateway"]
+    {
+        for (variable, value) in environment(name) {
+            assert!(!value.contains("$("), "{name}: {variable} is {value}");
+        }
+    }
+    let nsmgr = settings::Nsmgr::read(&environment("nsmgr")).unwrap();
+    assert_eq!(nsmgr.common.name, "nsmgr-node1");
+    assert_eq!(nsmgr.node_state.as_deref(), Some("node1"));
+    assert_eq!(nsmgr.registry_url.to_string(), "tcp://10.96.0.5:5002");
+    assert_eq!(nsmgr.listen_on[1].to_string(), "tcp://192.168.0.1:5001");
+    let forwarder = settings::Forwarder::read(&environment("forwarder")).unwrap();
+    assert_eq!(forwarder.tunnel_ip, Some([192, 168, 0, 1].into()));
+    assert_eq!(settings::Registry::read(&environment("registry")).unwrap().common.name, "registry");
+    let agent = settings::IdentityAgent::read(&environment("nsm-identity-agent")).unwrap();
+    assert_eq!(agent.authority_url.to_string(), "tcp://10.96.0.6:5010");
+    let authority = settings::IdentityAuthority::read(&environment("nsm-identity-authority")).unwrap();
+    assert_eq!(authority.root_secret.namespace, "nsm-operator");
+    assert_eq!(authority.bundle, agent.bundle);
+    let nse = settings::Nse::read(&environment("gateway")).unwrap();
+    assert_eq!((nse.common.name.as_str(), nse.cidr_prefix.len()), ("pod-1", 2));
+    assert_eq!(nse.labels["app"], "gateway");
+    assert_eq!(environment("gateway")["NSM_LOG_LEVEL"], "DEBUG");
+}
