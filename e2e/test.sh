@@ -26,6 +26,13 @@ controlplane() {
 
 cluster() {
   make --no-print-directory cluster images
+  # Under a name of its own, beside a cluster of `make demo`.
+  export NSM_CLUSTER_NAME=nsm-test NSM_AUDIT_LOG=$PWD/$logs/audit.log
+  "$cluster" down
+  rm -f "$NSM_AUDIT_LOG"
+  trap '"$cluster" down' EXIT
+  "$cluster" up --audit-log "$NSM_AUDIT_LOG" \
+    --image "$IMAGES/nsm.tar" --image "$IMAGES/nsm-operator.tar" --image "$IMAGES/toolbox.tar"
   cargo test --workspace --no-fail-fast --test cluster -- --test-threads=1
 }
 
