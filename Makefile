@@ -40,8 +40,7 @@ images: build ## OCI archives of the mesh, the operator and a toolbox for client
 
 manifests: ## CRDs, the chart's generated parts and install.yaml, from their Rust source
 	cargo run -q -p nsm-crds --example generate
-	cargo run -q -p nsm-operator -- manifests > target/install.yaml
-	mv target/install.yaml charts/install.yaml
+	cargo run -q -p nsm-operator --example generate
 
 e2e/cluster/bin/cluster: $(shell find e2e/cluster -name '*.go' -o -name 'go.*')
 	cd e2e/cluster && CGO_ENABLED=0 go build -trimpath -o bin/cluster ./cmd/cluster

@@ -45,7 +45,7 @@ kubectl apply -f config/samples/nsmconfig.yaml
 kubectl wait --for=condition=Ready nsm/default --timeout=120s
 
 step 'Service, endpoint and clients: kubectl apply -f config/samples'
-kubectl apply -f config/samples/networkservice.yaml -f config/samples > /dev/null
+kubectl apply -f config/samples > /dev/null
 kubectl -n nsm-demo wait --for=condition=Ready pods -l app.kubernetes.io/name=nsm-client --timeout=120s
 
 # Until the node agents have reported both connections.

@@ -3,7 +3,7 @@
 //! The cluster is started and removed around these tests by `make test TIER=cluster`. Each test
 //! makes sure of what it needs first, so they run in any order, but one after the other: there is
 //! one mesh a cluster.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, missing_docs)]
 
 #[path = "cluster/kubectl.rs"]
 mod kubectl;
@@ -112,6 +112,7 @@ fn a_client_that_is_deleted_leaves_no_connection_behind() {
 fn deleting_the_nsmconfig_removes_what_it_made_and_nothing_else() {
     let k = Kubectl::new();
     installed(&k);
+    k.apply("config/samples/00-namespace.yaml");
     k.apply("config/samples/networkservice.yaml");
     k.run(&["delete", "nsm", "default", "--timeout=120s"]);
     eventually("the mesh's namespace is gone", 2 * MINUTE, || k.is_gone(&["get", "namespace", "nsm-system"]));

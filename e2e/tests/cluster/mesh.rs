@@ -42,7 +42,7 @@ pub fn installed(k: &Kubectl) {
 /// The samples, with both clients connected.
 pub fn connected(k: &Kubectl) {
     installed(k);
-    for file in ["networkservice", "endpoint", "client"] {
+    for file in ["00-namespace", "networkservice", "endpoint", "client"] {
         k.apply(&format!("config/samples/{file}.yaml"));
     }
     let clients = [

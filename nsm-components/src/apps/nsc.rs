@@ -2,7 +2,7 @@
 
 use std::{future, sync::Arc, time::Duration};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 use tracing::{info, warn};
 
@@ -10,7 +10,7 @@ use super::{Error, mesh::Mesh};
 use crate::{
     api::Connection,
     chain::{Chain, Cx, Element, Next, Policy, Reply, Request, Session},
-    elements::{ClientInfo, Connect, KernelClient, UpdatePath, health_service},
+    elements::{ClientInfo, Connect, Heal, KernelClient, UpdatePath, health_service},
     settings::{Nsc, NsmUrl},
 };
 
@@ -24,6 +24,7 @@ struct Client {
     wanted: NsmUrl,
     chain: Chain,
     limit: Duration,
+    _heal: Arc<AbortOnDropHandle<()>>,
 }
 
 /// Sends everything to the node's nsmgr.
@@ -57,15 +58,24 @@ impl Client {
             Arc::new(ToNsmgr(settings.connect_to.clone().into())),
             Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
         ]);
-        let session = Session::new(inner, Policy::Refresh(settings.request_timeout), mesh.clock.clone());
+        let policy = Policy::Refresh(settings.request_timeout);
+        let session = Arc::new(Session::new(inner, policy, mesh.clock.clone()));
+        let heal = Heal {
+            session: session.clone(),
+            channels: mesh.channels.clone(),
+            address: settings.connect_to.clone().into(),
+            name: settings.common.name.clone(),
+            token_life: mesh.token_life,
+        };
         Ok(Self {
             id: format!("{}-{number}", settings.common.name),
             wanted,
             chain: Chain::new([
                 Arc::new(UpdatePath::new(&settings.common.name)) as Arc<dyn Element>,
-                Arc::new(session),
+                session,
             ]),
             limit: settings.request_timeout,
+            _heal: Arc::new(AbortOnDropHandle::new(tokio::spawn(heal.run()))),
         })
     }
 

@@ -25,13 +25,17 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use super::{Chain, Clock, Cx, Element, Error, Kind, Memory, Next, Reply, Request, Result};
-use crate::api::{connection::State, peer::Files};
+use crate::api::{connection::State, connectioncontext::ConnectionContext, peer::Files};
 
 /// Events of one connection that may wait; more callers than that are refused.
 const QUEUE: usize = 16;
 
 /// Pauses between tries to refresh.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+
+/// How long an endpoint may be unknown before another one is asked for: longer than endpoints need
+/// to register again after a restart of the registry. Until then the old one may still carry packets.
+const RESELECT_AFTER: Duration = Duration::from_secs(15);
 
 /// What the session does by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,8 +114,10 @@ impl Session {
             tasks: Arc::downgrade(&self.tasks),
             memory: Memory::default(),
             established: None,
+            wanted: None,
             timer: None,
             retry: RETRY.0,
+            unknown_since: None,
         };
         let span = info_span!(parent: Span::none(), "connection", connection.id = id);
         let handle = tokio::spawn(worker.run(receiver).instrument(span));
@@ -160,8 +166,12 @@ struct Worker {
     memory: Memory,
     /// The last Request that succeeded, with the connection as it was answered.
     established: Option<Request>,
+    /// The context the caller asked with first, before an endpoint granted anything.
+    wanted: Option<ConnectionContext>,
     timer: Option<Instant>,
     retry: Duration,
+    /// Since when the endpoint is said not to exist.
+    unknown_since: Option<Instant>,
 }
 
 impl Worker {
@@ -187,6 +197,9 @@ impl Worker {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Request(cx, request, answer) => {
+                if self.established.is_none() {
+                    self.wanted.clone_from(&request.connection.context);
+                }
                 let reply = self.request(cx, request).await;
                 let _ = answer.send(reply);
             }
@@ -245,11 +258,30 @@ impl Worker {
 
     async fn refresh(&mut self) {
         let (Policy::Refresh(limit), Some(request)) = (self.policy, self.established.clone()) else { return };
-        if let Err(error) = self.request(Cx::within(limit), request).await {
-            warn!(%error, "could not refresh; trying again");
-            self.timer = Some(Instant::now() + jitter(self.retry));
-            self.retry = (self.retry * 2).min(RETRY.1);
+        let gone = self.unknown_since.is_some_and(|since| since.elapsed() >= RESELECT_AFTER);
+        let request = if gone { self.reselect(request) } else { request };
+        let Err(error) = self.request(Cx::within(limit), request).await else {
+            if gone {
+                info!("moved to another endpoint");
+            }
+            self.unknown_since = None;
+            return;
+        };
+        if error.kind == Kind::NotFound {
+            self.unknown_since.get_or_insert_with(Instant::now);
         }
+        warn!(%error, "could not refresh; trying again");
+        self.timer = Some(Instant::now() + jitter(self.retry));
+        self.retry = (self.retry * 2).min(RETRY.1);
+    }
+
+    /// The same Request for any endpoint. What the old one granted is not sent to the next.
+    fn reselect(&self, mut request: Request) -> Request {
+        let connection = &mut request.connection;
+        connection.network_service_endpoint_name.clear();
+        connection.context.clone_from(&self.wanted);
+        connection.state = State::ReselectRequested.into();
+        request
     }
 
     /// Time to the end of the connection's life, or to its next refresh.

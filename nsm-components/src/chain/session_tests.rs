@@ -14,6 +14,10 @@ struct Probe {
     running: AtomicUsize,
     overlapped: AtomicUsize,
     failing: AtomicUsize,
+    /// The endpoint of this name does not exist.
+    missing: Mutex<Option<String>>,
+    /// The endpoint of the last Request that succeeded.
+    last: Mutex<Option<String>>,
 }
 
 const LIFE: i64 = 60;
@@ -33,11 +37,22 @@ impl Element for Arc<Probe> {
             self.failing.fetch_sub(1, Ordering::SeqCst);
             return Err(Error::new(Kind::Unavailable, "told to fail"));
         }
+        let connection = &mut request.connection;
+        if self.missing.lock().as_ref() == Some(&connection.network_service_endpoint_name) {
+            return Err(Error::new(Kind::NotFound, "no such endpoint"));
+        }
+        if connection.network_service_endpoint_name.is_empty() {
+            assert!(connection.context.is_none(), "an endpoint gets what another one granted");
+            let number = self.requests.load(Ordering::SeqCst);
+            connection.network_service_endpoint_name = format!("nse-{number}");
+            connection.context = Some(ConnectionContext { mtu: 1400, ..Default::default() });
+        }
         #[allow(clippy::cast_possible_truncation)]
         let expires = (<dyn super::super::Now>::seconds(&SystemClock) as i64) + LIFE;
         for segment in &mut request.connection.path.as_mut().unwrap().path_segments {
             segment.expires = Some(prost_types::Timestamp { seconds: expires, nanos: 0 });
         }
+        *self.last.lock() = Some(request.connection.network_service_endpoint_name.clone());
         Ok(Reply { connection: request.connection, files: request.files })
     }
 
@@ -127,4 +142,22 @@ async fn the_end_of_the_process_closes_nothing() {
     drop((chain, session));
     tokio::time::sleep(Duration::from_mins(2)).await;
     assert_eq!(probe.closes.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_endpoint_is_asked_for_only_when_the_old_one_stays_unknown() {
+    let (probe, chain, _) = session(Policy::Refresh(Duration::from_secs(5)));
+    let endpoint = |reply: Reply| reply.connection.network_service_endpoint_name;
+    let first = endpoint(chain.start().request(&cx(), request("a")).await.unwrap());
+    // A registry that was started anew knows the endpoint again after a moment.
+    *probe.missing.lock() = Some(first.clone());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    *probe.missing.lock() = None;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let requests = probe.requests.load(Ordering::SeqCst);
+    assert!(requests > 3, "it was tried again: {requests}");
+    assert_eq!(probe.last.lock().as_deref(), Some(first.as_str()));
+    *probe.missing.lock() = Some(first.clone());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_ne!(probe.last.lock().as_deref(), Some(first.as_str()));
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 
 use crate::{
-    api::{Mechanism, mechanism},
+    api::{Mechanism, connection::State, mechanism},
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
 };
 
@@ -51,7 +51,8 @@ impl Element for MechanismTranslation {
         let local = cx.next_hop.as_ref().is_none_or(crate::api::peer::Address::is_local);
         let class = if local { mechanism::LOCAL } else { mechanism::REMOTE };
         let upstream = request.connection.mechanism.clone();
-        let known = cx.memory.with(|memory| memory.downstream.clone());
+        let reselect = request.connection.state() == State::ReselectRequested;
+        let known = cx.memory.with(|memory| memory.downstream.clone()).filter(|_| !reselect);
         let mut inner = request;
         // A mechanism of the other class belongs to an endpoint that was elsewhere.
         inner.connection.mechanism = known.filter(|known| known.cls == class).map(without_netns);

@@ -6,6 +6,7 @@ mod connect;
 mod discover;
 mod discoverforwarder;
 mod grpc;
+mod heal;
 mod index;
 mod kernel;
 mod localforwarders;
@@ -27,6 +28,7 @@ pub use self::{
     connect::Connect,
     discover::Discover,
     discoverforwarder::DiscoverForwarder,
+    heal::Heal,
     index::{Found, Index},
     kernel::{KernelClient, KernelServer},
     localforwarders::LocalEntries,
