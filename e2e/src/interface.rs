@@ -72,12 +72,18 @@ fn interface(netns: &Netns, link: &Value) -> Result<Interface> {
 
 /// All of the mesh in a namespace, by name.
 pub fn interfaces(netns: &Netns) -> Result<Vec<Interface>> {
-    let links = netns.list("-details link show").context("links cannot be listed")?;
-    let mut found = links
-        .iter()
-        .filter(|link| is_ours(link))
-        .map(|link| interface(netns, link))
-        .collect::<Result<Vec<_>>>()?;
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
+    let mut tries = 0;
+    loop {
+        let links = netns.list("-details link show").context("links cannot be listed")?;
+        let ours = links.iter().filter(|link| is_ours(link));
+        match ours.map(|link| interface(netns, link)).collect::<Result<Vec<_>>>() {
+            Ok(mut found) => {
+                found.sort_by(|a, b| a.name.cmp(&b.name));
+                return Ok(found);
+            }
+            // One went away between two looks.
+            Err(_) if tries < 3 => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
 }

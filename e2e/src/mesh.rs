@@ -7,7 +7,10 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +20,7 @@ pub use nix::sys::signal::Signal;
 use crate::{
     interface::{Interface, interfaces},
     netns::Netns,
-    process::{Process, running_from},
+    process::{Process, Recipe, running_from},
     wait,
 };
 
@@ -58,8 +61,15 @@ pub struct Mesh {
     /// One link leads from here into each namespace; it is gone when the namespace is.
     witness: Option<Netns>,
     nodes: Vec<Netns>,
-    pods: BTreeMap<Who, Netns>,
+    pods: BTreeMap<Who, Pod>,
     processes: BTreeMap<Who, Process>,
+}
+
+/// A namespace with a process that does nothing: as long as it is there, the pod is.
+#[derive(Clone, Debug)]
+struct Pod {
+    netns: Netns,
+    _pause: Arc<Process>,
 }
 
 impl fmt::Display for Who {
@@ -156,9 +166,40 @@ impl Mesh {
         self.pod(Who::Client(count + 1), node, &[("NSM_NETWORK_SERVICES", services)])
     }
 
-    fn pod(&mut self, who: Who, node: usize, settings: &[(&str, &str)]) -> Result<Who> {
-        let pod = self.netns(&format!("pod of {who}"), 2 + self.pods.len())?;
+    /// Starts one more client in the pod of another.
+    pub fn client_beside(&mut self, other: Who, node: usize, services: &str) -> Result<Who> {
+        let count = self.processes.keys().filter(|who| matches!(who, Who::Client(_))).count();
+        let pod = self.pods.get(&other).cloned().ok_or_else(|| anyhow!("{other} has no pod"))?;
+        let who = Who::Client(count + 1);
         self.pods.insert(who, pod);
+        let socket = format!("unix://{}", self.nsmgr_socket(node).display());
+        self.run(who, &[("NSM_CONNECT_TO", &socket), ("NSM_NETWORK_SERVICES", services)])?;
+        Ok(who)
+    }
+
+    /// A pod for a client that the test itself plays.
+    pub fn empty_pod(&mut self, number: usize) -> Result<Who> {
+        let who = Who::Client(number);
+        self.add_pod(who)?;
+        Ok(who)
+    }
+
+    fn add_pod(&mut self, who: Who) -> Result<()> {
+        let netns = self.netns(&format!("pod of {who}"), 2 + self.pods.len())?;
+        let pause = Process::start(Recipe {
+            name: format!("pause of {who}"),
+            netns: netns.clone(),
+            program: "sleep".into(),
+            arguments: vec!["infinity".to_owned()],
+            environment: Vec::new(),
+            log: self.folder.join(format!("pause-of-{who}.log")),
+        })?;
+        self.pods.insert(who, Pod { netns, _pause: Arc::new(pause) });
+        Ok(())
+    }
+
+    fn pod(&mut self, who: Who, node: usize, settings: &[(&str, &str)]) -> Result<Who> {
+        self.add_pod(who)?;
         let socket = format!("unix://{}", self.nsmgr_socket(node).display());
         let mut all = vec![("NSM_CONNECT_TO", socket.as_str())];
         all.extend(settings);
@@ -191,11 +232,21 @@ impl Mesh {
         Ok(())
     }
 
-    /// Ends a pod as a container runtime does: its process is killed and its namespace let go.
-    pub fn delete_pod(&mut self, who: Who) -> Result<()> {
+    /// Ends a pod as a container runtime does: its process is killed and its namespace let go, and
+    /// it ends within `limit` unless somebody else holds it.
+    pub fn delete_pod(&mut self, who: Who, limit: Duration) -> Result<()> {
+        let names = |netns: &Netns| -> Result<Vec<String>> {
+            let links = netns.list("link show")?;
+            Ok(links.iter().filter_map(|link| link["ifname"].as_str()).map(str::to_owned).collect())
+        };
+        let witness = self.witness.clone().ok_or_else(|| anyhow!("the mesh is over"))?;
+        let before = names(&witness)?.len();
         self.end(&[who], Signal::SIGKILL)?;
         self.processes.remove(&who);
-        self.pods.remove(&who).map(drop).ok_or_else(|| anyhow!("{who} has no pod"))
+        self.pods.remove(&who).ok_or_else(|| anyhow!("{who} has no pod"))?;
+        wait::until_true(&format!("the namespace of {who} is gone"), limit, || {
+            names(&witness).is_ok_and(|names| names.len() < before)
+        })
     }
 
     /// A process.
@@ -205,7 +256,7 @@ impl Mesh {
 
     /// The namespace of a pod.
     pub fn pod_of(&self, who: Who) -> Result<&Netns> {
-        self.pods.get(&who).ok_or_else(|| anyhow!("{who} has no pod"))
+        self.pods.get(&who).map(|pod| &pod.netns).ok_or_else(|| anyhow!("{who} has no pod"))
     }
 
     /// The namespaces of the nodes.
@@ -221,6 +272,11 @@ impl Mesh {
     /// Where a node's nsmgr listens.
     pub fn nsmgr_socket(&self, node: usize) -> PathBuf {
         self.folder.join(format!("node-{node}/nsm.sock"))
+    }
+
+    /// Where a node's forwarder listens.
+    pub fn forwarder_socket(&self, node: usize) -> PathBuf {
+        self.folder.join(format!("node-{node}/forwarder.sock"))
     }
 
     /// Where the Workload API is served.
@@ -248,7 +304,7 @@ impl Mesh {
     /// Every trace of connections: interfaces in all namespaces, and journal entries.
     pub fn traces(&self) -> Result<Vec<String>> {
         let mut traces = Vec::new();
-        for netns in self.nodes.iter().chain(self.pods.values()) {
+        for netns in self.nodes.iter().chain(self.pods.values().map(|pod| &pod.netns)) {
             let found = interfaces(netns)?;
             traces.extend(
                 found.iter().map(|found| format!("{} {} in {}", found.name, found.alias, netns.name())),

@@ -116,7 +116,7 @@ fn receive(socket: &UdpSocket, counts: &Counts) -> Report {
         counts.received.fetch_add(1, Ordering::Relaxed);
     }
     report.sent = counts.sent.load(Ordering::Relaxed);
-    report.lost = report.sent - counts.received.load(Ordering::Relaxed);
+    report.lost = report.sent.saturating_sub(counts.received.load(Ordering::Relaxed));
     report
 }
 

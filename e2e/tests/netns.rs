@@ -7,9 +7,19 @@
 // Helpers of tests are tests: what they cannot do fails the test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "netns/commands.rs"]
+mod commands;
 #[path = "netns/crossing.rs"]
 mod crossing;
+#[path = "netns/departures.rs"]
+mod departures;
+#[path = "netns/refusals.rs"]
+mod refusals;
 #[path = "netns/restarts.rs"]
 mod restarts;
+#[path = "netns/services.rs"]
+mod services;
 #[path = "netns/story.rs"]
 mod story;
+#[path = "netns/stranger.rs"]
+mod stranger;

@@ -21,7 +21,7 @@ impl Mesh {
             Who::Identity => Some(Netns::own()?),
             Who::Registry => node(1),
             Who::Nsmgr(number) | Who::Forwarder(number) => node(number),
-            Who::Endpoint(_) | Who::Client(_) => self.pods.get(&who).cloned(),
+            Who::Endpoint(_) | Who::Client(_) => self.pods.get(&who).map(|pod| pod.netns.clone()),
         };
         netns.ok_or_else(|| anyhow!("{who} has no place to run"))
     }
@@ -51,7 +51,7 @@ impl Mesh {
                 ("NSM_REGISTRY_URL", REGISTRY.to_owned()),
             ],
             Who::Forwarder(node) => vec![
-                ("NSM_LISTEN_ON", unix(self.folder.join(format!("node-{node}/forwarder.sock")))),
+                ("NSM_LISTEN_ON", unix(self.forwarder_socket(node))),
                 ("NSM_CONNECT_TO", nsmgr(node)),
                 ("NSM_TUNNEL_IP", format!("10.77.0.{node}")),
                 ("NSM_BASE_DIR", self.journal_folder(node).display().to_string()),
