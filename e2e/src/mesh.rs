@@ -87,14 +87,12 @@ impl fmt::Display for Who {
 
 /// The program under test: `NSM_BIN`, or what cargo built beside this test.
 pub fn program() -> Result<PathBuf> {
-    let path = match std::env::var_os("NSM_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let own = std::env::current_exe()?;
-            let profile = own.parent().and_then(Path::parent);
-            profile.ok_or_else(|| anyhow!("{} lies in no target folder", own.display()))?.join("nsm")
-        }
+    let beside_this_test = || -> Result<PathBuf> {
+        let own = std::env::current_exe()?;
+        let profile = own.parent().and_then(Path::parent);
+        Ok(profile.ok_or_else(|| anyhow!("{} lies in no target folder", own.display()))?.join("nsm"))
     };
+    let path = std::env::var_os("NSM_BIN").map_or_else(beside_this_test, |path| Ok(path.into()))?;
     ensure!(
         path.is_file(),
         "{} is missing: run `cargo build -p nsm-components --bin nsm` first, or set NSM_BIN",
@@ -178,14 +176,17 @@ impl Mesh {
     }
 
     /// A pod for a client that the test itself plays.
-    pub fn empty_pod(&mut self, number: usize) -> Result<Who> {
+    pub fn empty_pod(&mut self, number: usize, node: usize) -> Result<Who> {
         let who = Who::Client(number);
-        self.add_pod(who)?;
+        self.add_pod(who, node)?;
         Ok(who)
     }
 
-    fn add_pod(&mut self, who: Who) -> Result<()> {
+    fn add_pod(&mut self, who: Who, node: usize) -> Result<()> {
         let netns = self.netns(&format!("pod of {who}"), 2 + self.pods.len())?;
+        // What a CNI plugin makes: by such a link a node numbers the namespaces of its pods.
+        let host = self.nodes.get(node - 1).ok_or_else(|| anyhow!("there is no node {node}"))?;
+        host.ip(&format!("link add {who} type veth peer name eth0 netns {}", netns.path()))?;
         let pause = Process::start(Recipe {
             name: format!("pause of {who}"),
             netns: netns.clone(),
@@ -199,7 +200,7 @@ impl Mesh {
     }
 
     fn pod(&mut self, who: Who, node: usize, settings: &[(&str, &str)]) -> Result<Who> {
-        self.add_pod(who)?;
+        self.add_pod(who, node)?;
         let socket = format!("unix://{}", self.nsmgr_socket(node).display());
         let mut all = vec![("NSM_CONNECT_TO", socket.as_str())];
         all.extend(settings);

@@ -39,7 +39,7 @@ pub fn may_run() -> bool {
     if nix::unistd::geteuid().is_root() {
         return true;
     }
-    let reason = "skipped: needs root to make network namespaces";
+    let reason = "SKIPPED: needs root to make network namespaces";
     assert!(std::env::var_os("NSM_REQUIRE_ROOT").is_none_or(|set| set != "1"), "{reason}");
     // Past the capture of output, which shows that of failed tests only.
     let _ = writeln!(std::io::stderr(), "{reason}");
