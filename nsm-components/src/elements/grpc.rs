@@ -110,6 +110,20 @@ pub(super) async fn claim(table: &FdTable, urls: &[String], deadline: Instant) -
     Ok(files)
 }
 
+/// Takes those files of these URLs that are here. A Close goes on without the others: who closes
+/// what expired has none, and a file is sent before the message that names it.
+pub(super) fn claim_arrived(table: &FdTable, urls: &[String]) -> Files {
+    let mut files = Files::default();
+    for key in urls.iter().filter_map(|url| url.parse::<FileKey>().ok()) {
+        if files.get(key).is_none()
+            && let Some(file) = table.take_arrived(key)
+        {
+            files.insert(key, file);
+        }
+    }
+    files
+}
+
 /// The file URLs that mechanisms name.
 pub(super) fn urls<'a>(mechanisms: impl IntoIterator<Item = &'a Mechanism>) -> Vec<String> {
     let urls = mechanisms.into_iter().filter_map(|mechanism| mechanism.get(mechanism::INODE_URL));

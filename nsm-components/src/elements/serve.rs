@@ -6,7 +6,7 @@ use futures::Stream;
 use tonic::{Request as Call, Response, Status};
 
 use super::{
-    grpc::{accepted, caller, claim, deadline, named, status, urls},
+    grpc::{accepted, caller, claim, claim_arrived, deadline, named, status, urls},
     monitor::Monitor,
 };
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         networkservice::{NetworkServiceRequest, network_service_server::NetworkService},
     },
     chain::{Chain, Cx, Memory, Request},
+    transport::Accepted,
 };
 
 /// Serves a chain and its monitor.
@@ -32,16 +33,10 @@ impl ConnectionService {
         Self { chain, monitor, token_life }
     }
 
-    /// What travels beside the call, and the files its mechanisms name.
-    async fn receive<T>(&self, call: &Call<T>, request: &mut Request) -> Result<Cx, Status> {
-        let accepted = accepted(call)?;
+    /// What travels beside the call.
+    fn receive<T>(&self, call: &Call<T>, accepted: &Accepted) -> Result<Cx, Status> {
         let deadline = deadline(call.metadata());
         let caller = caller(&accepted.session, call.metadata(), self.token_life).map_err(|e| status(&e))?;
-        if accepted.local {
-            let mechanisms = request.preferences.iter().chain(&request.connection.mechanism);
-            request.files =
-                claim(&accepted.files, &urls(mechanisms), deadline).await.map_err(|error| status(&error))?;
-        }
         let cx = Cx::within(Duration::ZERO);
         Ok(Cx { deadline, caller: Some(caller), memory: Memory::default(), ..cx })
     }
@@ -55,20 +50,32 @@ impl NetworkService for ConnectionService {
             message.connection.ok_or_else(|| Status::invalid_argument("there is no connection"))?;
         let mut request =
             Request { connection, preferences: message.mechanism_preferences, ..Request::default() };
-        let cx = self.receive(&call, &mut request).await?;
+        let accepted = accepted(&call)?;
+        let cx = self.receive(&call, &accepted)?;
+        let mut sent = Vec::new();
+        if accepted.local {
+            sent = urls(request.preferences.iter().chain(&request.connection.mechanism));
+            let files = claim(&accepted.files, &sent, cx.deadline).await;
+            request.files = files.map_err(|error| status(&error))?;
+        }
         let reply = self.chain.start().request(&cx, request).await.map_err(|error| status(&error))?;
-        // The endpoint's own files go back beside the answer.
-        if let Ok(accepted) = accepted(&call)
-            && accepted.local
-        {
-            accepted.files.send(&named(&reply.files, &urls(&reply.connection.mechanism)));
+        if accepted.local {
+            // The endpoint's own files go back beside the answer. What the caller sent it has, and
+            // would never claim: the copies would pin its network namespace.
+            let mut own = urls(&reply.connection.mechanism);
+            own.retain(|url| !sent.contains(url));
+            accepted.files.send(&named(&reply.files, &own));
         }
         Ok(Response::new(reply.connection))
     }
 
     async fn close(&self, call: Call<Connection>) -> Result<Response<()>, Status> {
         let mut request = Request { connection: call.get_ref().clone(), ..Request::default() };
-        let cx = self.receive(&call, &mut request).await?;
+        let accepted = accepted(&call)?;
+        let cx = self.receive(&call, &accepted)?;
+        if accepted.local {
+            request.files = claim_arrived(&accepted.files, &urls(&request.connection.mechanism));
+        }
         self.chain.start().close(&cx, request).await.map_err(|error| status(&error))?;
         Ok(Response::new(()))
     }

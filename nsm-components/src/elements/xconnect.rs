@@ -14,6 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::sync::RwLock;
 use tracing::{info, warn};
 
 use crate::{
@@ -37,13 +38,15 @@ pub struct Xconnect<K> {
     dataplane: Dataplane<K>,
     journal: Journal,
     known: Arc<Mutex<HashMap<ConnectionId, Known>>>,
+    /// Calls for connections hold it together, the sweep alone: it works outside of their tasks.
+    sweeping: Arc<RwLock<()>>,
 }
 
 /// A connection that has links here.
 #[derive(Clone, Debug)]
 struct Known {
     footprint: Footprint,
-    /// Whether it was asked for since this process started.
+    /// Whether it was asked for since this process started, and not closed since.
     claimed: bool,
 }
 
@@ -58,8 +61,9 @@ enum Half {
 
 impl<K> Clone for Xconnect<K> {
     fn clone(&self) -> Self {
-        let Self { dataplane, journal, known } = self;
-        Self { dataplane: dataplane.clone(), journal: journal.clone(), known: known.clone() }
+        let Self { dataplane, journal, known, sweeping } = self;
+        let (dataplane, journal) = (dataplane.clone(), journal.clone());
+        Self { dataplane, journal, known: known.clone(), sweeping: sweeping.clone() }
     }
 }
 
@@ -115,20 +119,25 @@ impl<K: Kernel> Xconnect<K> {
         let in_use = known.clone();
         let dataplane =
             dataplane.with_in_use(move |id| in_use.lock().get(id).is_some_and(|known: &Known| known.claimed));
-        Self { dataplane, journal, known }
+        Self { dataplane, journal, known, sweeping: Arc::default() }
     }
 
-    /// Removes what an earlier process left and nobody asked for during `life`.
+    /// Removes what an earlier process left and nobody asked for during `life`, and whenever that
+    /// time is over again, what could not be removed when it was closed.
     pub async fn sweep(self, life: Duration) {
-        tokio::time::sleep(life).await;
-        let unclaimed: Vec<_> = {
-            let known = self.known.lock();
-            known.values().filter(|known| !known.claimed).map(|known| known.footprint.clone()).collect()
-        };
-        for footprint in unclaimed {
-            info!(connection.id = %footprint.id, "left by an earlier process and not asked for again: removing");
-            if let Err(error) = self.remove(&footprint.id, &Files::default()).await {
-                warn!(connection.id = %footprint.id, %error, "could not remove what an earlier process left");
+        loop {
+            tokio::time::sleep(life).await;
+            let known = self.known.lock().clone();
+            for (id, _) in known.iter().filter(|(_, known)| !known.claimed) {
+                let _alone = self.sweeping.write().await;
+                // It may have been asked for while others were removed.
+                if self.known.lock().get(id).is_none_or(|known| known.claimed) {
+                    continue;
+                }
+                info!(connection.id = %id, "left behind and not asked for again: removing");
+                if let Err(error) = self.remove(id, &Files::default()).await {
+                    warn!(connection.id = %id, %error, "could not remove what was left behind");
+                }
             }
         }
     }
@@ -144,6 +153,7 @@ impl<K: Kernel> Xconnect<K> {
         let desired =
             plan(connection, &server, &client).map_err(|error| Error::caused(Kind::Invalid, &error))?;
         let footprint = desired.footprint();
+        let _no_sweep = self.sweeping.read().await;
         let before = {
             let mut known = self.known.lock();
             let claimed = Known { footprint: footprint.clone(), claimed: true };
@@ -171,20 +181,28 @@ impl<K: Kernel> Xconnect<K> {
         Ok(applied)
     }
 
+    /// Removes the links and forgets them. What fails is left for the sweep.
     async fn remove(&self, id: &ConnectionId, files: &Files) -> Result<()> {
-        let Some(footprint) = self.known.lock().get(id).map(|known| known.footprint.clone()) else {
-            return Ok(());
+        let (footprint, first_look) = {
+            let mut known = self.known.lock();
+            let Some(known) = known.get_mut(id) else { return Ok(()) };
+            (known.footprint.clone(), std::mem::take(&mut known.claimed))
         };
         let removed =
             self.dataplane.remove(&footprint, &namespaces(files)).await.map_err(|error| refused(&error))?;
-        self.known.lock().remove(id);
-        if removed == Removed::OutOfReach {
-            // Gone with its pods, or in namespaces this process cannot see: the journal keeps it, and
-            // the next process looks once more.
-            info!(connection.id = %id, "no way into its namespaces: nothing to remove");
+        if removed == Removed::OutOfReach && first_look {
+            // Gone with its pods, or in namespaces that cannot be seen just now.
+            info!(connection.id = %id, "no way into its namespaces: looking once more later");
             return Ok(());
         }
+        self.known.lock().remove(id);
         self.journal.remove(id).await.map_err(|error| Error::caused(Kind::Unavailable, &error))
+    }
+
+    /// [`Self::remove`] by the connection's own task.
+    async fn remove_now(&self, id: &ConnectionId, files: &Files) -> Result<()> {
+        let _no_sweep = self.sweeping.read().await;
+        self.remove(id, files).await
     }
 
     fn knows(&self, id: &str) -> bool {
@@ -194,7 +212,7 @@ impl<K: Kernel> Xconnect<K> {
     /// Takes a connection back whose packets cannot be carried.
     async fn undo(&self, cx: &Cx, connection: Connection, files: Files, next: Next<'_>) {
         if let Ok(id) = ConnectionId::new(connection.id.clone())
-            && let Err(error) = self.remove(&id, &files).await
+            && let Err(error) = self.remove_now(&id, &files).await
         {
             warn!(%error, "could not remove the links of a half-built connection");
         }
@@ -246,7 +264,7 @@ impl<K: Kernel> Element for Xconnect<K> {
 
     async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
         let removed = match ConnectionId::new(request.connection.id.clone()) {
-            Ok(id) => self.remove(&id, &request.files).await,
+            Ok(id) => self.remove_now(&id, &request.files).await,
             Err(_) => Ok(()),
         };
         next.close(cx, request).await.and(removed)

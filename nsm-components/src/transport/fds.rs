@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -21,8 +21,9 @@ use crate::api::peer::{FileKey, Files};
 /// Most files kept unclaimed for one peer; the oldest goes first. Upstream's limit of a write.
 const MAX_UNCLAIMED: usize = 64;
 
-/// Longest time an unclaimed file is kept: it pins a network namespace or a socket.
-const UNCLAIMED_FOR: Duration = Duration::from_secs(30);
+/// Longest time an unclaimed file is kept: it pins a network namespace or a socket. Nobody waits
+/// for a file that long.
+const UNCLAIMED_FOR: Duration = Duration::from_secs(10);
 
 /// Most files that wait to go out.
 const MAX_QUEUED: usize = 256;
@@ -35,14 +36,24 @@ pub struct FdTable(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     queued: Mutex<VecDeque<Arc<OwnedFd>>>,
-    received: Mutex<BTreeMap<FileKey, Received>>,
+    received: Mutex<Arrivals>,
     arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Arrivals {
+    files: BTreeMap<FileKey, Received>,
+    /// Whether a task looks after files that nobody claims.
+    cleaned: bool,
 }
 
 #[derive(Debug)]
 struct Received {
     file: Arc<OwnedFd>,
     at: Instant,
+    /// How often it came and was not claimed yet: each message that names it claims it once, and
+    /// messages overtake each other.
+    times: usize,
 }
 
 /// The key of an open file.
@@ -78,13 +89,18 @@ impl FdTable {
                 tokio::pin!(arrived);
                 // Without this, a file that arrives between the look and the wait is missed.
                 arrived.as_mut().enable();
-                if let Some(received) = self.0.received.lock().remove(&key) {
-                    return received.file;
+                if let Some(file) = self.0.received.lock().claim(key) {
+                    return file;
                 }
                 arrived.await;
             }
         };
         tokio::time::timeout_at(deadline, wait).await.map_err(|_| Error::NoFile { key: key.to_string() })
+    }
+
+    /// Takes the file of this key if it is here.
+    pub fn take_arrived(&self, key: FileKey) -> Option<Arc<OwnedFd>> {
+        self.0.received.lock().claim(key)
     }
 
     pub(super) fn pop(&self) -> Option<Arc<OwnedFd>> {
@@ -97,16 +113,17 @@ impl FdTable {
     }
 
     pub(super) fn store(&self, files: impl IntoIterator<Item = OwnedFd>) {
-        let now = Instant::now();
         let mut received = self.0.received.lock();
-        received.retain(|_, entry| now.duration_since(entry.at) < UNCLAIMED_FOR);
+        received.drop_old();
         for file in files {
-            let Ok(key) = file_key(&file) else { continue };
-            if received.len() >= MAX_UNCLAIMED && !received.contains_key(&key) {
-                let oldest = received.iter().min_by_key(|(_, entry)| entry.at).map(|(key, _)| *key);
-                oldest.map(|key| received.remove(&key));
-            }
-            received.entry(key).or_insert(Received { file: Arc::new(file), at: now });
+            received.add(file);
+        }
+        if !received.cleaned
+            && !received.files.is_empty()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            received.cleaned = true;
+            runtime.spawn(clean(Arc::downgrade(&self.0)));
         }
         drop(received);
         self.0.arrived.notify_waiters();
@@ -114,7 +131,51 @@ impl FdTable {
 
     #[cfg(test)]
     fn unclaimed(&self) -> usize {
-        self.0.received.lock().len()
+        self.0.received.lock().files.len()
+    }
+}
+
+// === impl Arrivals ===
+
+impl Arrivals {
+    fn add(&mut self, file: OwnedFd) {
+        let Ok(key) = file_key(&file) else { return };
+        if self.files.len() >= MAX_UNCLAIMED && !self.files.contains_key(&key) {
+            let oldest = self.files.iter().min_by_key(|(_, entry)| entry.at).map(|(key, _)| *key);
+            oldest.map(|key| self.files.remove(&key));
+        }
+        let now = Instant::now();
+        let entry = self.files.entry(key).or_insert(Received { file: Arc::new(file), at: now, times: 0 });
+        entry.at = now;
+        entry.times += 1;
+    }
+
+    fn claim(&mut self, key: FileKey) -> Option<Arc<OwnedFd>> {
+        let entry = self.files.get_mut(&key)?;
+        entry.times -= 1;
+        if entry.times > 0 {
+            return Some(entry.file.clone());
+        }
+        self.files.remove(&key).map(|entry| entry.file)
+    }
+
+    fn drop_old(&mut self) {
+        self.files.retain(|_, entry| entry.at.elapsed() < UNCLAIMED_FOR);
+    }
+}
+
+/// Drops files that nobody claims, while there are any: a quiet peer must not pin the network
+/// namespace of a pod that is gone.
+async fn clean(table: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(UNCLAIMED_FOR / 2).await;
+        let Some(table) = table.upgrade() else { return };
+        let mut received = table.received.lock();
+        received.drop_old();
+        if received.files.is_empty() {
+            received.cleaned = false;
+            return;
+        }
     }
 }
 
@@ -143,6 +204,18 @@ mod tests {
         tokio::task::yield_now().await;
         table.store([two]);
         assert_eq!(file_key(task.await.unwrap().unwrap()).unwrap(), after);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_came_twice_is_there_for_both_messages_that_name_it() {
+        let table = FdTable::default();
+        let (key, one) = file();
+        let two = one.try_clone().unwrap();
+        table.store([one, two]);
+        table.take(key, soon()).await.unwrap();
+        table.take(key, soon()).await.unwrap();
+        assert!(table.take(key, soon()).await.is_err());
+        assert!(table.take_arrived(key).is_none());
     }
 
     #[tokio::test(start_paused = true)]

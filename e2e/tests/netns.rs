@@ -1,0 +1,25 @@
+//! The mesh as its users meet it, in network namespaces: real processes, real sockets, the real
+//! kernel. Needs root; sends packets only inside of its own namespaces.
+//!
+//! Most of the time passes in waiting for tokens to end, so more tests may run at once than there
+//! are processors: `cargo test -p nsm-e2e --test netns -- --test-threads=6`.
+
+// Helpers of tests are tests: what they cannot do fails the test.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "netns/commands.rs"]
+mod commands;
+#[path = "netns/crossing.rs"]
+mod crossing;
+#[path = "netns/departures.rs"]
+mod departures;
+#[path = "netns/refusals.rs"]
+mod refusals;
+#[path = "netns/restarts.rs"]
+mod restarts;
+#[path = "netns/services.rs"]
+mod services;
+#[path = "netns/story.rs"]
+mod story;
+#[path = "netns/stranger.rs"]
+mod stranger;

@@ -1,0 +1,80 @@
+//! How most tests begin: one endpoint, and connections to it from the same and from another node.
+
+use std::time::Duration;
+
+use nsm_e2e::{
+    interface::Interface,
+    mesh::{Mesh, Who},
+    monitor::IpMonitor,
+    stream::{Report, Stream},
+};
+
+/// Long enough for a process to come back under load, short enough to wait for.
+pub(crate) const LIFE: Duration = Duration::from_secs(10);
+
+/// The interface that clients ask for.
+pub(crate) const IFNAME: &str = "nsm-1";
+
+/// An endpoint of `finance` on node 2 and two clients that are connected to it.
+pub(crate) struct Story {
+    pub(crate) mesh: Mesh,
+    pub(crate) endpoint: Who,
+    /// On node 1: through a tunnel.
+    pub(crate) remote: Who,
+    /// On node 2: a pair of links.
+    pub(crate) local: Who,
+}
+
+impl Story {
+    pub(crate) fn begin() -> Self {
+        let mut mesh = Mesh::start(LIFE).unwrap();
+        let endpoint = mesh.endpoint(2, "finance", &[]).unwrap();
+        let remote = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();
+        let local = mesh.client(2, &format!("kernel://finance/{IFNAME}")).unwrap();
+        let story = Self { mesh, endpoint, remote, local };
+        for client in story.clients() {
+            story.interface(client);
+        }
+        story
+    }
+
+    pub(crate) fn clients(&self) -> [Who; 2] {
+        [self.remote, self.local]
+    }
+
+    pub(crate) fn interface(&self, client: Who) -> Interface {
+        self.mesh.connected(client, IFNAME).unwrap()
+    }
+
+    pub(crate) fn interfaces(&self) -> [Interface; 2] {
+        self.clients().map(|client| self.interface(client))
+    }
+
+    pub(crate) fn stream(&self, client: Who) -> Stream {
+        let interface = self.interface(client);
+        let from = (self.mesh.pod_of(client).unwrap(), interface.address.unwrap().0);
+        Stream::start(from, (self.mesh.pod_of(self.endpoint).unwrap(), interface.peer.unwrap())).unwrap()
+    }
+
+    /// Watches the pods of both clients and of the endpoint.
+    pub(crate) fn watch(&self) -> Vec<(Who, IpMonitor)> {
+        let pods = [self.endpoint, self.remote, self.local];
+        pods.map(|who| (who, IpMonitor::start(self.mesh.pod_of(who).unwrap()).unwrap())).into()
+    }
+}
+
+/// Nothing was changed while it was watched.
+pub(crate) fn assert_silent(watched: Vec<(Who, IpMonitor)>) {
+    for (who, monitor) in watched {
+        let seen = monitor.seen().unwrap();
+        assert!(seen.is_empty(), "{who}: {}", seen.join("\n"));
+    }
+}
+
+/// Every packet came back, once.
+pub(crate) fn assert_whole(stream: Stream) -> Report {
+    let report = stream.report().unwrap();
+    println!("{report:?}");
+    assert!(report.sent > 0 && report.lost == 0 && report.duplicated == 0, "{report:?}");
+    report
+}

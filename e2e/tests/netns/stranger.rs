@@ -1,0 +1,107 @@
+//! A client that the test itself plays, by the book or against it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use nsm_components::{
+    api::{
+        Connection, Mechanism, Path as ConnectionPath, PathSegment,
+        mechanism::{INODE_URL, NAME},
+        networkservice::{NetworkServiceRequest, network_service_client::NetworkServiceClient},
+        peer::{Address, Files},
+    },
+    settings::Target,
+    transport::{Channel, Channels, Source, Token, file_key, token::Claims},
+};
+use nsm_e2e::{mesh::Mesh, netns::Netns, wait::until};
+use tonic::{Request, Status};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// See the module.
+pub(crate) struct Stranger {
+    channels: Channels,
+    id: String,
+}
+
+// === impl Stranger ===
+
+impl Stranger {
+    /// With an identity that the mesh gave it.
+    pub(crate) fn of(mesh: &Mesh) -> Self {
+        let source = Source::start(&Target::Unix(mesh.workload_api()));
+        let svid = until("an identity", LIMIT, || source.current().ok()).unwrap();
+        Self { channels: Channels::new(source, LIMIT), id: svid.leaf.id.clone() }
+    }
+
+    /// A channel to a socket, as soon as there is somebody.
+    pub(crate) async fn channel(&self, socket: &Path) -> Channel {
+        let mut tries = 0;
+        loop {
+            match self.channels.get(&Address::Unix(socket.into())).await {
+                Ok(channel) => return channel,
+                Err(error) if tries == 200 => panic!("{error}"),
+                Err(_) => tries += 1,
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// A token that is right but for its signature, by a key that nobody knows.
+    pub(crate) fn forged(&self, channel: &Channel) -> Token {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let real = channel.token(LIMIT).unwrap();
+        let audience = channel.session().unwrap().peer.id.clone();
+        let claims = Claims { sub: self.id.clone(), aud: vec![audience], exp: real.expires };
+        let key = EncodingKey::from_ec_der(&key.serialize_der());
+        let text = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &key).unwrap();
+        Token { text: text.into(), expires: real.expires }
+    }
+
+    /// Asks for an interface in `pod`.
+    pub(crate) async fn ask(
+        &self,
+        channel: &Channel,
+        pod: &Netns,
+        token: Option<&Token>,
+    ) -> Result<Connection, Status> {
+        let (file, mut files) = (pod.file(), Files::default());
+        let key = file_key(&*file).unwrap();
+        files.insert(key, Arc::clone(&file));
+        let mut mechanism = Mechanism::kernel();
+        mechanism.set(INODE_URL, key);
+        mechanism.set(NAME, "nsm-1");
+        let text = token.map(|token| token.text.to_string()).unwrap_or_default();
+        let segment =
+            PathSegment { name: "stranger".into(), id: "strange".into(), token: text, ..Default::default() };
+        let connection = Connection {
+            id: "strange".into(),
+            network_service: "finance".into(),
+            path: Some(ConnectionPath { index: 0, path_segments: vec![segment] }),
+            ..Connection::default()
+        };
+        let message =
+            NetworkServiceRequest { connection: Some(connection), mechanism_preferences: vec![mechanism] };
+        let mut call = Request::new(message);
+        token.inspect(|token| token.write(call.metadata_mut()));
+        call.set_timeout(LIMIT);
+        channel.files.send(&files);
+        Ok(NetworkServiceClient::new(channel.grpc.clone()).request(call).await?.into_inner())
+    }
+
+    pub(crate) async fn close(
+        &self,
+        channel: &Channel,
+        mut connection: Connection,
+        pod: &Netns,
+    ) -> Result<(), Status> {
+        let (file, mut files) = (pod.file(), Files::default());
+        let key = file_key(&*file).unwrap();
+        files.insert(key, Arc::clone(&file));
+        connection.mechanism.as_mut().unwrap().set(INODE_URL, key);
+        let mut call = Request::new(connection);
+        channel.token(LIMIT).unwrap().write(call.metadata_mut());
+        channel.files.send(&files);
+        NetworkServiceClient::new(channel.grpc.clone()).close(call).await.map(drop)
+    }
+}
