@@ -54,8 +54,7 @@ struct Blob {
 
 impl Blob {
     fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
-        let hash = Sha256::digest(&bytes);
-        let digest = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = format!("{:x}", Sha256::digest(&bytes));
         Self { media_type, digest, bytes }
     }
 
