@@ -10,8 +10,8 @@ mkdir -p "$logs"
 
 # What runs in a tier. Every test of the workspace is in exactly one.
 unit() {
-  cargo test --workspace --lib --bins --examples --no-fail-fast
-  cargo test --workspace --no-fail-fast --test arrows --test identity --test 'crds*' --test 'operator*'
+  cargo test --workspace --no-fail-fast --lib --bins --examples --test arrows --test identity \
+    --test generated --test upstream --test installation --test reconcile --test rendered
   (cd e2e/cluster && go test ./internal/...)
 }
 

@@ -31,3 +31,18 @@ fn the_operator_takes_names_and_settings_of_the_components_and_nothing_else() {
     let line = operator.lines().find(|line| line.starts_with("nsm-components")).unwrap();
     assert!(!line.contains("features"), "{line}");
 }
+
+#[test]
+fn every_test_program_belongs_to_a_tier() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let tiers = fs::read_to_string(root.join("e2e/test.sh")).unwrap();
+    for folder in ["crds", "nsm-components", "operator", "e2e"] {
+        for path in fs::read_dir(root.join(folder).join("tests")).unwrap().map(|entry| entry.unwrap().path())
+        {
+            if path.extension().is_some_and(|ending| ending == "rs") {
+                let name = path.file_stem().unwrap().to_str().unwrap();
+                assert!(tiers.contains(&format!("--test {name}")), "{folder}/tests/{name}.rs is in no tier");
+            }
+        }
+    }
+}

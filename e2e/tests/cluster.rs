@@ -15,7 +15,7 @@ use std::time::Duration;
 use kubectl::{Kubectl, eventually};
 use mesh::{Ping, connected, installed, peer};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 #[test]
 fn the_samples_connect_two_clients_one_of_them_across_nodes_and_the_status_tells_so() {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::kubectl::{Kubectl, eventually};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 pub fn is_ready(k: &Kubectl) -> bool {
     k.field("", "nsm", "default", r#".status.conditions[?(@.type=="Ready")].status"#) == "True"
