@@ -110,6 +110,7 @@ impl Session {
             tasks: Arc::downgrade(&self.tasks),
             memory: Memory::default(),
             established: None,
+            first: None,
             timer: None,
             retry: RETRY.0,
         };
@@ -161,6 +162,8 @@ struct Worker {
     memory: Memory,
     /// The last Request that succeeded, with the connection as it was answered.
     established: Option<Request>,
+    /// As it was asked for at first: with no endpoint named, unless the application names one.
+    first: Option<Request>,
     timer: Option<Instant>,
     retry: Duration,
 }
@@ -188,6 +191,9 @@ impl Worker {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Request(cx, request, answer) => {
+                if matches!(self.policy, Policy::Refresh(_)) {
+                    self.first.get_or_insert_with(|| request.clone());
+                }
                 let reply = self.request(cx, request).await;
                 let _ = answer.send(reply);
             }
@@ -246,11 +252,28 @@ impl Worker {
 
     async fn refresh(&mut self) {
         let (Policy::Refresh(limit), Some(request)) = (self.policy, self.established.clone()) else { return };
-        if let Err(error) = self.request(Cx::within(limit), request).await {
-            warn!(%error, "could not refresh; trying again");
-            self.timer = Some(Instant::now() + jitter(self.retry));
-            self.retry = (self.retry * 2).min(RETRY.1);
+        let Err(mut error) = self.request(Cx::within(limit), request).await else { return };
+        // Before its end the endpoint may come back, or the registry that has lost sight of it.
+        if error.kind == Kind::NotFound
+            && self.is_over()
+            && let Some(first) = self.first.clone()
+        {
+            warn!(%error, "the connection has ended: asking for another endpoint");
+            match self.request(Cx::within(limit), first).await {
+                Ok(_) => return,
+                Err(again) => error = again,
+            }
         }
+        warn!(%error, "could not refresh; trying again");
+        self.timer = Some(Instant::now() + jitter(self.retry));
+        self.retry = (self.retry * 2).min(RETRY.1);
+    }
+
+    /// Whether the life of the connection is over, everywhere.
+    fn is_over(&self) -> bool {
+        let ends = self.established.iter().flat_map(|request| request.connection.segments());
+        let mut ends = ends.filter_map(|segment| segment.expires);
+        ends.all(|end| self.clock.until(end.seconds).is_zero())
     }
 
     /// Time to the end of the connection's life, or to its next refresh.
