@@ -61,6 +61,8 @@ pub struct Mesh {
     /// One link leads from here into each namespace; it is gone when the namespace is.
     witness: Option<Netns>,
     nodes: Vec<Netns>,
+    /// Namespaces, endpoints and clients so far: no number is given twice.
+    made: (usize, usize, usize),
     pods: BTreeMap<Who, Pod>,
     processes: BTreeMap<Who, Process>,
 }
@@ -117,6 +119,7 @@ impl Mesh {
             programs,
             witness: Some(Netns::new("witness")?),
             nodes: Vec::new(),
+            made: (0, 0, 0),
             pods: BTreeMap::new(),
             processes: BTreeMap::new(),
         };
@@ -124,7 +127,7 @@ impl Mesh {
         fs::create_dir_all(&mesh.programs)?;
         fs::hard_link(&program, mesh.programs.join("nsm"))
             .with_context(|| format!("cannot link {}", program.display()))?;
-        mesh.nodes = vec![mesh.netns("node-1", 0)?, mesh.netns("node-2", 1)?];
+        mesh.nodes = vec![mesh.netns("node-1")?, mesh.netns("node-2")?];
         let [one, two] = &mesh.nodes[..] else { bail!("there are two nodes") };
         one.ip(&format!("link add wire type veth peer name wire netns {}", two.path()))?;
         for (number, node) in [(1, one), (2, two)] {
@@ -141,8 +144,10 @@ impl Mesh {
     }
 
     /// A namespace with a link to the witness.
-    fn netns(&self, name: &str, number: usize) -> Result<Netns> {
+    fn netns(&mut self, name: &str) -> Result<Netns> {
         let netns = Netns::new(name)?;
+        self.made.0 += 1;
+        let number = self.made.0;
         let witness = self.witness.as_ref().ok_or_else(|| anyhow!("the mesh is over"))?;
         let path = netns.path();
         witness.ip(&format!("link add to{number} type veth peer name witness netns {path}"))?;
@@ -151,8 +156,8 @@ impl Mesh {
 
     /// Starts an endpoint in a pod on a node, with settings beside those that all have.
     pub fn endpoint(&mut self, node: usize, services: &str, settings: &[(&str, &str)]) -> Result<Who> {
-        let count = self.processes.keys().filter(|who| matches!(who, Who::Endpoint(_))).count();
-        let who = Who::Endpoint(count + 1);
+        self.made.1 += 1;
+        let who = Who::Endpoint(self.made.1);
         let mut all = vec![("NSM_SERVICE_NAMES", services)];
         all.extend(settings);
         self.pod(who, node, &all)
@@ -160,15 +165,14 @@ impl Mesh {
 
     /// Starts a client in a pod on a node; `services` is a list such as `kernel://finance/nsm-1`.
     pub fn client(&mut self, node: usize, services: &str) -> Result<Who> {
-        let count = self.processes.keys().filter(|who| matches!(who, Who::Client(_))).count();
-        self.pod(Who::Client(count + 1), node, &[("NSM_NETWORK_SERVICES", services)])
+        let who = self.next_client();
+        self.pod(who, node, &[("NSM_NETWORK_SERVICES", services)])
     }
 
     /// Starts one more client in the pod of another.
     pub fn client_beside(&mut self, other: Who, node: usize, services: &str) -> Result<Who> {
-        let count = self.processes.keys().filter(|who| matches!(who, Who::Client(_))).count();
         let pod = self.pods.get(&other).cloned().ok_or_else(|| anyhow!("{other} has no pod"))?;
-        let who = Who::Client(count + 1);
+        let who = self.next_client();
         self.pods.insert(who, pod);
         let socket = format!("unix://{}", self.nsmgr_socket(node).display());
         self.run(who, &[("NSM_CONNECT_TO", &socket), ("NSM_NETWORK_SERVICES", services)])?;
@@ -176,14 +180,19 @@ impl Mesh {
     }
 
     /// A pod for a client that the test itself plays.
-    pub fn empty_pod(&mut self, number: usize, node: usize) -> Result<Who> {
-        let who = Who::Client(number);
+    pub fn empty_pod(&mut self, node: usize) -> Result<Who> {
+        let who = self.next_client();
         self.add_pod(who, node)?;
         Ok(who)
     }
 
+    fn next_client(&mut self) -> Who {
+        self.made.2 += 1;
+        Who::Client(self.made.2)
+    }
+
     fn add_pod(&mut self, who: Who, node: usize) -> Result<()> {
-        let netns = self.netns(&format!("pod of {who}"), 2 + self.pods.len())?;
+        let netns = self.netns(&format!("pod of {who}"))?;
         // What a CNI plugin makes: by such a link a node numbers the namespaces of its pods.
         let host = self.nodes.get(node - 1).ok_or_else(|| anyhow!("there is no node {node}"))?;
         host.ip(&format!("link add {who} type veth peer name eth0 netns {}", netns.path()))?;
