@@ -103,6 +103,20 @@ pub fn program() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Start of the names of folders; the process id and a number follow.
+const FOLDER: &str = "nsm-e2e-";
+
+/// Removes the folders of tests that were killed.
+fn remove_abandoned(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let owner = name.strip_prefix(FOLDER).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 // === impl Mesh ===
 
 impl Mesh {
@@ -110,9 +124,12 @@ impl Mesh {
     pub fn start(life: Duration) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let program = program()?;
-        let id = format!("nsm-e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let id = format!("{FOLDER}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Hard links need the program's file system, sockets a short path.
-        let programs = program.parent().unwrap_or(Path::new("/")).join(&id);
+        let beside = program.parent().unwrap_or(Path::new("/"));
+        remove_abandoned(beside);
+        remove_abandoned(&std::env::temp_dir());
+        let programs = beside.join(&id);
         let mut mesh = Self {
             life,
             folder: std::env::temp_dir().join(&id),
