@@ -1,16 +1,15 @@
 //! A whole mesh on one machine: two nodes with a wire between them and a registry on the first,
 //! pods beside them, each a network namespace, and the real program in each.
 
+mod leftovers;
+mod pods;
 mod recipe;
 
 use std::{
     collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -20,18 +19,15 @@ pub use nix::sys::signal::Signal;
 use crate::{
     interface::{Interface, interfaces},
     netns::Netns,
-    process::{Process, Recipe, running_from},
+    process::Process,
     wait,
 };
 
 /// Longest time anything of the mesh may take to come up.
 pub const START: Duration = Duration::from_secs(30);
 
-/// Longest time the kernel may take to end a namespace that nobody holds.
-const END: Duration = Duration::from_secs(20);
-
-/// Lines of each log that a failed test shows.
-const TAIL: usize = 25;
+/// Start of the names of folders; the process id and a number follow.
+const FOLDER: &str = "nsm-e2e-";
 
 /// A process of the mesh. Nodes are 1 and 2; clients and endpoints are counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,15 +57,10 @@ pub struct Mesh {
     /// One link leads from here into each namespace; it is gone when the namespace is.
     witness: Option<Netns>,
     nodes: Vec<Netns>,
-    pods: BTreeMap<Who, Pod>,
+    /// Namespaces, endpoints and clients so far: no number is given twice.
+    made: (usize, usize, usize),
+    pods: BTreeMap<Who, pods::Pod>,
     processes: BTreeMap<Who, Process>,
-}
-
-/// A namespace with a process that does nothing: as long as it is there, the pod is.
-#[derive(Clone, Debug)]
-struct Pod {
-    netns: Netns,
-    _pause: Arc<Process>,
 }
 
 impl fmt::Display for Who {
@@ -108,15 +99,19 @@ impl Mesh {
     pub fn start(life: Duration) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let program = program()?;
-        let id = format!("nsm-e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let id = format!("{FOLDER}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Hard links need the program's file system, sockets a short path.
-        let programs = program.parent().unwrap_or(Path::new("/")).join(&id);
+        let beside = program.parent().unwrap_or(Path::new("/"));
+        leftovers::remove_abandoned(beside);
+        leftovers::remove_abandoned(&std::env::temp_dir());
+        let programs = beside.join(&id);
         let mut mesh = Self {
             life,
             folder: std::env::temp_dir().join(&id),
             programs,
             witness: Some(Netns::new("witness")?),
             nodes: Vec::new(),
+            made: (0, 0, 0),
             pods: BTreeMap::new(),
             processes: BTreeMap::new(),
         };
@@ -124,7 +119,7 @@ impl Mesh {
         fs::create_dir_all(&mesh.programs)?;
         fs::hard_link(&program, mesh.programs.join("nsm"))
             .with_context(|| format!("cannot link {}", program.display()))?;
-        mesh.nodes = vec![mesh.netns("node-1", 0)?, mesh.netns("node-2", 1)?];
+        mesh.nodes = vec![mesh.netns("node-1")?, mesh.netns("node-2")?];
         let [one, two] = &mesh.nodes[..] else { bail!("there are two nodes") };
         one.ip(&format!("link add wire type veth peer name wire netns {}", two.path()))?;
         for (number, node) in [(1, one), (2, two)] {
@@ -138,74 +133,6 @@ impl Mesh {
             mesh.run(Who::Forwarder(node), &[])?;
         }
         Ok(mesh)
-    }
-
-    /// A namespace with a link to the witness.
-    fn netns(&self, name: &str, number: usize) -> Result<Netns> {
-        let netns = Netns::new(name)?;
-        let witness = self.witness.as_ref().ok_or_else(|| anyhow!("the mesh is over"))?;
-        let path = netns.path();
-        witness.ip(&format!("link add to{number} type veth peer name witness netns {path}"))?;
-        Ok(netns)
-    }
-
-    /// Starts an endpoint in a pod on a node, with settings beside those that all have.
-    pub fn endpoint(&mut self, node: usize, services: &str, settings: &[(&str, &str)]) -> Result<Who> {
-        let count = self.processes.keys().filter(|who| matches!(who, Who::Endpoint(_))).count();
-        let who = Who::Endpoint(count + 1);
-        let mut all = vec![("NSM_SERVICE_NAMES", services)];
-        all.extend(settings);
-        self.pod(who, node, &all)
-    }
-
-    /// Starts a client in a pod on a node; `services` is a list such as `kernel://finance/nsm-1`.
-    pub fn client(&mut self, node: usize, services: &str) -> Result<Who> {
-        let count = self.processes.keys().filter(|who| matches!(who, Who::Client(_))).count();
-        self.pod(Who::Client(count + 1), node, &[("NSM_NETWORK_SERVICES", services)])
-    }
-
-    /// Starts one more client in the pod of another.
-    pub fn client_beside(&mut self, other: Who, node: usize, services: &str) -> Result<Who> {
-        let count = self.processes.keys().filter(|who| matches!(who, Who::Client(_))).count();
-        let pod = self.pods.get(&other).cloned().ok_or_else(|| anyhow!("{other} has no pod"))?;
-        let who = Who::Client(count + 1);
-        self.pods.insert(who, pod);
-        let socket = format!("unix://{}", self.nsmgr_socket(node).display());
-        self.run(who, &[("NSM_CONNECT_TO", &socket), ("NSM_NETWORK_SERVICES", services)])?;
-        Ok(who)
-    }
-
-    /// A pod for a client that the test itself plays.
-    pub fn empty_pod(&mut self, number: usize, node: usize) -> Result<Who> {
-        let who = Who::Client(number);
-        self.add_pod(who, node)?;
-        Ok(who)
-    }
-
-    fn add_pod(&mut self, who: Who, node: usize) -> Result<()> {
-        let netns = self.netns(&format!("pod of {who}"), 2 + self.pods.len())?;
-        // What a CNI plugin makes: by such a link a node numbers the namespaces of its pods.
-        let host = self.nodes.get(node - 1).ok_or_else(|| anyhow!("there is no node {node}"))?;
-        host.ip(&format!("link add {who} type veth peer name eth0 netns {}", netns.path()))?;
-        let pause = Process::start(Recipe {
-            name: format!("pause of {who}"),
-            netns: netns.clone(),
-            program: "sleep".into(),
-            arguments: vec!["infinity".to_owned()],
-            environment: Vec::new(),
-            log: self.folder.join(format!("pause-of-{who}.log")),
-        })?;
-        self.pods.insert(who, Pod { netns, _pause: Arc::new(pause) });
-        Ok(())
-    }
-
-    fn pod(&mut self, who: Who, node: usize, settings: &[(&str, &str)]) -> Result<Who> {
-        self.add_pod(who, node)?;
-        let socket = format!("unix://{}", self.nsmgr_socket(node).display());
-        let mut all = vec![("NSM_CONNECT_TO", socket.as_str())];
-        all.extend(settings);
-        self.run(who, &all)?;
-        Ok(who)
     }
 
     /// Starts a process that has not run before.
@@ -231,23 +158,6 @@ impl Mesh {
             self.processes.get_mut(who).ok_or_else(|| anyhow!("{who} never ran"))?.start_again()?;
         }
         Ok(())
-    }
-
-    /// Ends a pod as a container runtime does: its process is killed and its namespace let go, and
-    /// it ends within `limit` unless somebody else holds it.
-    pub fn delete_pod(&mut self, who: Who, limit: Duration) -> Result<()> {
-        let names = |netns: &Netns| -> Result<Vec<String>> {
-            let links = netns.list("link show")?;
-            Ok(links.iter().filter_map(|link| link["ifname"].as_str()).map(str::to_owned).collect())
-        };
-        let witness = self.witness.clone().ok_or_else(|| anyhow!("the mesh is over"))?;
-        let before = names(&witness)?.len();
-        self.end(&[who], Signal::SIGKILL)?;
-        self.processes.remove(&who);
-        self.pods.remove(&who).ok_or_else(|| anyhow!("{who} has no pod"))?;
-        wait::until_true(&format!("the namespace of {who} is gone"), limit, || {
-            names(&witness).is_ok_and(|names| names.len() < before)
-        })
     }
 
     /// A process.
@@ -300,73 +210,5 @@ impl Mesh {
         let process = self.process(who)?;
         let line = || process.log().lines().find(|line| line.contains(text)).map(str::to_owned);
         wait::until(&format!("{who} says {text:?}"), limit, line)
-    }
-
-    /// Every trace of connections: interfaces in all namespaces, and journal entries.
-    pub fn traces(&self) -> Result<Vec<String>> {
-        let mut traces = Vec::new();
-        for netns in self.nodes.iter().chain(self.pods.values().map(|pod| &pod.netns)) {
-            let found = interfaces(netns)?;
-            traces.extend(
-                found.iter().map(|found| format!("{} {} in {}", found.name, found.alias, netns.name())),
-            );
-        }
-        for node in [1, 2] {
-            traces.extend(self.journal(node).iter().map(|id| format!("journal entry {id} of node {node}")));
-        }
-        Ok(traces)
-    }
-
-    /// Ids of the connections in a node's journal.
-    pub fn journal(&self, node: usize) -> Vec<String> {
-        let files = fs::read_dir(self.journal_folder(node)).into_iter().flatten().flatten();
-        let names = files.filter_map(|file| file.file_name().into_string().ok());
-        names.map(|name| name.trim_end_matches(".json").to_owned()).collect()
-    }
-
-    /// Waits until no connection has left a trace.
-    pub fn is_clean(&self, limit: Duration) -> Result<()> {
-        let mut last = Vec::new();
-        let clean = wait::until_true("no connection has left a trace", limit, || {
-            last = self.traces().unwrap_or_default();
-            last.is_empty()
-        });
-        clean.with_context(|| format!("left: {}", last.join("; ")))
-    }
-
-    /// Ends everything; says what would not go.
-    fn clear(&mut self) -> Result<()> {
-        self.processes.clear();
-        self.pods.clear();
-        self.nodes.clear();
-        let left = running_from(&self.programs);
-        ensure!(left.is_empty(), "processes {left:?} are left");
-        if let Some(witness) = self.witness.take() {
-            let mut last = String::new();
-            wait::until_true("all namespaces are gone", END, || {
-                last = witness.ip("-brief link show type veth").unwrap_or_default();
-                last.is_empty()
-            })
-            .with_context(|| format!("held: {last}"))?;
-        }
-        let own = interfaces(&Netns::own()?)?;
-        ensure!(own.is_empty(), "links of the mesh are left in the host: {own:?}");
-        fs::remove_dir_all(&self.programs)?;
-        fs::remove_dir_all(&self.folder)?;
-        Ok(())
-    }
-}
-
-impl Drop for Mesh {
-    fn drop(&mut self) {
-        let failed = std::thread::panicking();
-        if failed {
-            for (who, process) in &self.processes {
-                eprintln!("--- {who}, its last words\n{}", process.log_tail(TAIL));
-            }
-        }
-        let cleared = self.clear();
-        let _ = (fs::remove_dir_all(&self.programs), fs::remove_dir_all(&self.folder));
-        assert!(failed || cleared.is_ok(), "the mesh left something behind: {cleared:?}");
     }
 }

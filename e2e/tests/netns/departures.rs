@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use nsm_e2e::{
-    interface::interfaces,
-    mesh::{Mesh, Signal, Who},
+    interface::{Interface, interfaces},
+    mesh::{Mesh, START, Signal, Who},
     wait::{may_run, until_true},
 };
 
@@ -88,4 +88,25 @@ fn deleted_pods_are_not_held_and_leave_nothing() {
     let complaints = complaints(&story.mesh, &all);
     assert!(complaints < 100, "{complaints} warnings and errors in {limit:?} are a loop");
     story.mesh.end(&[story.local], Signal::SIGTERM).unwrap();
+}
+
+#[test]
+fn a_client_whose_endpoint_is_gone_for_good_gets_another() {
+    if !may_run() {
+        return;
+    }
+    let mut story = Story::begin();
+    let before = story.interface(story.local);
+    story.mesh.delete_pod(story.endpoint, START).unwrap();
+    story.mesh.endpoint(1, "finance", &[]).unwrap();
+    let limit = story.mesh.life() + LATE;
+    for client in story.clients() {
+        let reached =
+            |found: &Interface| found.address.is_some_and(|(ip, _)| ip.octets()[..3] == [172, 16, 2]);
+        let connected = || interfaces(story.mesh.pod_of(client).unwrap()).unwrap().iter().any(reached);
+        until_true(&format!("{client} is connected to the other endpoint"), limit, connected).unwrap();
+        let interface = story.interface(client);
+        assert_ne!(interface.index, before.index);
+        assert_eq!(interfaces(story.mesh.pod_of(client).unwrap()).unwrap(), [interface]);
+    }
 }

@@ -31,7 +31,7 @@ async fn a_request_without_a_valid_token_is_denied_and_leaves_nothing() {
     }
     let mut mesh = Mesh::start(LIFE).unwrap();
     mesh.endpoint(2, "finance", &[]).unwrap();
-    let pod = mesh.empty_pod(1, 1).unwrap();
+    let pod = mesh.empty_pod(1).unwrap();
     let pod = mesh.pod_of(pod).unwrap();
     let stranger = Stranger::of(&mesh);
     let nsmgr = stranger.channel(&mesh.nsmgr_socket(1)).await;

@@ -71,10 +71,14 @@ pub(crate) fn assert_silent(watched: Vec<(Who, IpMonitor)>) {
     }
 }
 
-/// Every packet came back, once.
+/// Longer than a busy machine holds up a thread; shorter than what a link takes that was made anew.
+const LONGEST_GAP: Duration = Duration::from_secs(1);
+
+/// Every packet came back, once and in time: packets that waited for a new link are not lost either.
 pub(crate) fn assert_whole(stream: Stream) -> Report {
     let report = stream.report().unwrap();
     println!("{report:?}");
     assert!(report.sent > 0 && report.lost == 0 && report.duplicated == 0, "{report:?}");
+    assert!(report.longest_gap < LONGEST_GAP, "{report:?}");
     report
 }

@@ -259,7 +259,8 @@ impl Worker {
 
     async fn refresh(&mut self) {
         let (Policy::Refresh(limit), Some(request)) = (self.policy, self.established.clone()) else { return };
-        let gone = self.unknown_since.is_some_and(|since| since.elapsed() >= RESELECT_AFTER);
+        let gone =
+            self.unknown_since.is_some_and(|since| since.elapsed() >= RESELECT_AFTER || self.is_over());
         let request = if gone { self.reselect(request) } else { request };
         let Err(error) = self.request(Cx::within(limit), request).await else {
             if gone {
@@ -274,6 +275,12 @@ impl Worker {
         warn!(%error, "could not refresh; trying again");
         self.timer = Some(Instant::now() + jitter(self.retry));
         self.retry = (self.retry * 2).min(RETRY.1);
+    }
+
+    /// Whether the life of the connection is over, everywhere: then nothing can be lost any more.
+    fn is_over(&self) -> bool {
+        let ends = self.established.iter().flat_map(|request| request.connection.segments());
+        ends.filter_map(|segment| segment.expires).all(|end| self.clock.until(end.seconds).is_zero())
     }
 
     /// The same Request for any endpoint. What the old one granted is not sent to the next.

@@ -89,7 +89,7 @@ impl Connect {
             && is_broken(status)
         {
             debug!(%address, %status, "the connection broke: asking again");
-            self.channels.forget(address).await;
+            self.channels.forget(address);
             channel = self.channel(address).await?;
             answer = self.ask(cx, &channel, request).await?;
         }

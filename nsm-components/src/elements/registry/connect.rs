@@ -220,7 +220,7 @@ impl<T: Wire> RegistryElement<T> for Connect {
             match self.limited(cx, T::call_register(&channel, call)).await {
                 Err(status) if is_broken(&status) && tries == 0 => {
                     debug!(address = %self.address, %status, "the connection broke: asking again");
-                    self.channels.forget(&self.address).await;
+                    self.channels.forget(&self.address);
                     tries += 1;
                 }
                 answer => break answer.map_err(|status| failure(&status, &self.address))?,
