@@ -169,7 +169,7 @@ async fn health(target: Option<&str>, limit: Duration) -> Result<(), apps::Error
     let by_default = match target {
         Some("nsc") => Some("unix:///tmp/nsc.sock"),
         Some("nse") => Some("unix:///tmp/nse.sock"),
-        Some("forwarder") => Some("unix:///var/lib/networkservicemesh/forwarder.sock"),
+        Some("forwarder") => Some("unix:///var/lib/nsm-forwarder/forwarder.sock"),
         Some("nsmgr") => Some("unix:///var/lib/networkservicemesh/nsm.io.sock"),
         Some("registry") => Some("tcp://:5002"),
         _ => None,

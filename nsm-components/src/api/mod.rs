@@ -19,6 +19,7 @@ pub mod query;
 pub mod registry_path;
 #[cfg(feature = "mesh")]
 pub mod selector;
+pub mod trust;
 
 #[cfg(feature = "mesh")]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -6,6 +6,10 @@ pub const NSMGR_SOCKET: &str = "/var/lib/networkservicemesh/nsm.io.sock";
 /// Folder of [`NSMGR_SOCKET`]; a host path on Kubernetes.
 pub const MESH_DIR: &str = "/var/lib/networkservicemesh";
 
+/// Folder of the forwarder alone, a host path on Kubernetes: its socket and its journal. Not below
+/// [`MESH_DIR`], which pods see.
+pub const FORWARDER_DIR: &str = "/var/lib/nsm-forwarder";
+
 /// Folder of the SPIFFE Workload API socket that the identity agent serves; a host path.
 pub const IDENTITY_DIR: &str = "/run/nsm/identity";
 

@@ -31,19 +31,23 @@ pub enum PathError {
 pub struct Restore(pub u32);
 
 /// Makes the segment of the process `name` the current one, adding or taking it over when it is
-/// not there. A segment keeps its id as long as its name stays: that is what makes a repeated
-/// Request a refresh.
+/// not there.
+///
+/// `id_after` says the id that this process has for the connection of the segment before: the same
+/// for the same one, which makes a repeated Request a refresh, also when its path was lost. What
+/// the message says of this process's own id does not count, or anybody could name another's
+/// connection. An originator asks with no segment before, and keeps the id it brings.
 pub fn advance(
     connection: &mut Connection,
     name: &str,
-    mut new_id: impl FnMut() -> String,
+    id_after: impl Fn(Option<&PathSegment>) -> String,
 ) -> Result<Restore, PathError> {
     let id = &mut connection.id;
     let path = connection.path.get_or_insert_default();
     let segments = &mut path.path_segments;
     if segments.is_empty() {
         if id.is_empty() {
-            *id = new_id();
+            *id = id_after(None);
         }
         path.index = 0;
         segments.push(PathSegment { name: name.into(), id: id.clone(), ..PathSegment::default() });
@@ -64,13 +68,13 @@ pub fn advance(
         });
     }
     let next = index + 1;
+    let own = id_after(Some(current));
     match segments.get_mut(next) {
-        Some(segment) if segment.name == name => {}
         Some(segment) => {
-            segment.name = name.into();
-            segment.id = new_id();
+            name.clone_into(&mut segment.name);
+            segment.id = own;
         }
-        None => segments.push(PathSegment { name: name.into(), id: new_id(), ..PathSegment::default() }),
+        None => segments.push(PathSegment { name: name.into(), id: own, ..PathSegment::default() }),
     }
     id.clone_from(&segments[next].id);
     path.index += 1;
@@ -119,64 +123,72 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn ids() -> impl FnMut() -> String {
-        let mut next = 0;
-        move || {
-            next += 1;
-            format!("id-{next}")
-        }
+    /// Ids as a process makes them: from its name and the segment before.
+    fn id(name: &str, before: Option<&PathSegment>) -> String {
+        before.map_or("origin".into(), |before| format!("{name}({},{})", before.name, before.id))
     }
 
     /// A Request on its way through these processes, and its answer back.
-    fn walk(mut connection: Connection, names: &[&str], new_id: &mut dyn FnMut() -> String) -> Connection {
-        let restores: Vec<_> =
-            names.iter().map(|name| advance(&mut connection, name, &mut *new_id).unwrap()).collect();
+    fn walk(mut connection: Connection, names: &[&str]) -> Connection {
+        let step =
+            |connection: &mut Connection, name: &str| advance(connection, name, |before| id(name, before));
+        let restores: Vec<_> = names.iter().map(|name| step(&mut connection, name).unwrap()).collect();
         restores.into_iter().rev().for_each(|index| restore(&mut connection, index));
         connection
     }
 
     #[test]
     fn every_process_on_the_way_gets_a_segment_and_the_client_sees_its_own_again() {
-        let connection = walk(Connection::default(), &["nsc", "nsmgr", "fwd", "nse"], &mut ids());
+        let connection = walk(Connection::default(), &["nsc", "nsmgr", "fwd", "nse"]);
         let names: Vec<_> = connection.segments().iter().map(|segment| segment.name.as_str()).collect();
         assert_eq!(names, ["nsc", "nsmgr", "fwd", "nse"]);
-        assert_eq!((connection.id.as_str(), connection.path.unwrap().index), ("id-1", 0));
+        assert_eq!((connection.id.as_str(), connection.path.unwrap().index), ("origin", 0));
     }
 
     #[test]
-    fn a_refresh_keeps_all_ids() {
-        let mut new_id = ids();
+    fn a_refresh_keeps_all_ids_and_so_does_a_client_that_lost_the_path() {
         let names = ["nsc", "nsmgr", "fwd", "nse"];
-        let first = walk(Connection::default(), &names, &mut new_id);
-        assert_eq!(walk(first.clone(), &names, &mut new_id), first);
+        let first = walk(Connection::default(), &names);
+        assert_eq!(walk(first.clone(), &names), first);
+        assert_eq!(walk(Connection { id: "origin".into(), ..Default::default() }, &names), first);
     }
 
     #[test]
     fn a_segment_taken_over_by_another_process_gets_a_new_id() {
-        let mut new_id = ids();
-        let first = walk(Connection::default(), &["nsc", "nsmgr", "fwd-1"], &mut new_id);
-        let second = walk(first.clone(), &["nsc", "nsmgr", "fwd-2"], &mut new_id);
+        let first = walk(Connection::default(), &["nsc", "nsmgr", "fwd-1"]);
+        let second = walk(first.clone(), &["nsc", "nsmgr", "fwd-2"]);
         assert_eq!(second.segments()[1], first.segments()[1]);
         assert_ne!(second.segments()[2].id, first.segments()[2].id);
     }
 
     #[test]
+    fn nobody_reaches_anothers_connection_by_naming_its_ids() {
+        let victim = walk(Connection::default(), &["nsc", "nsmgr", "fwd"]);
+        let mut forged = walk(Connection { id: "evil".into(), ..Default::default() }, &["evil"]);
+        forged.path.as_mut().unwrap().path_segments.extend(victim.segments()[1..].iter().cloned());
+        let answered = walk(forged, &["evil", "nsmgr", "fwd"]);
+        assert_ne!(answered.segments()[1].id, victim.segments()[1].id);
+        assert_ne!(answered.segments()[2].id, victim.segments()[2].id);
+    }
+
+    #[test]
     fn an_id_that_is_not_the_current_segments_is_refused() {
-        let mut connection = walk(Connection::default(), &["nsc"], &mut ids());
+        let mut connection = walk(Connection::default(), &["nsc"]);
         connection.id = "another".into();
-        assert!(matches!(advance(&mut connection, "nsmgr", ids()), Err(PathError::IdMismatch { .. })));
+        let refused = advance(&mut connection, "nsmgr", |before| id("nsmgr", before));
+        assert!(matches!(refused, Err(PathError::IdMismatch { .. })));
     }
 
     proptest! {
         #[test]
         fn no_message_makes_it_panic_and_success_leaves_the_own_segment_current(
-            index in 0_u32..6, names in prop::collection::vec("[ab]", 0..5), id in "[ab]?", own in "[abc]",
+            index in 0_u32..6, names in prop::collection::vec("[ab]", 0..5), given in "[ab]?", own in "[abc]",
         ) {
             let path_segments =
                 names.iter().map(|n| PathSegment { name: n.clone(), id: n.clone(), ..Default::default() }).collect();
             let path = Some(super::super::Path { index, path_segments });
-            let mut connection = Connection { id, path, ..Connection::default() };
-            if advance(&mut connection, &own, ids()).is_ok() {
+            let mut connection = Connection { id: given, path, ..Connection::default() };
+            if advance(&mut connection, &own, |before| id(&own, before)).is_ok() {
                 let segment = connection.segment(0).unwrap();
                 prop_assert_eq!((&segment.name, &segment.id), (&own, &connection.id));
             }

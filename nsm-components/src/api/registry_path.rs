@@ -68,14 +68,6 @@ impl RegistryPath {
     }
 }
 
-/// Puts an id at its place in an object's `path_ids`, growing the list as needed.
-pub fn set_path_id(ids: &mut Vec<String>, index: usize, id: &str) {
-    if ids.len() <= index {
-        ids.resize(index + 1, String::new());
-    }
-    id.clone_into(&mut ids[index]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

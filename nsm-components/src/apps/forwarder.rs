@@ -15,7 +15,7 @@ use crate::{
         registry::{NetworkService, NetworkServiceEndpoint, NetworkServiceLabels},
     },
     chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
-    dataplane::{Dataplane, Journal, Netlink},
+    dataplane::{Dataplane, Journal, Netlink, Netns},
     elements::{
         Authorize, Connect, ConnectionService, Discover, Index, MechanismTranslation, Mechanisms, Monitor,
         UpdatePath, UpdateToken, Vnis, Vxlan, Xconnect, health_service,
@@ -62,9 +62,10 @@ fn chain(
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
     ]);
     Chain::new([
-        Arc::new(UpdatePath::new(&settings.common.name)) as Arc<dyn Element>,
+        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
         Arc::new(UpdateToken),
-        Arc::new(Authorize::new(mesh.clock.clone())),
+        // Only the node's nsmgr calls a forwarder.
+        Arc::new(Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone())),
         Arc::new(Session::new(Chain::new(inner), Policy::Expire, mesh.clock.clone())),
     ])
 }
@@ -84,6 +85,8 @@ fn entry(settings: &Forwarder) -> NetworkServiceEndpoint {
 /// Serves until the stop. Links stand on without it.
 pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop).await?;
+    let host =
+        Netns::current().map_err(|source| Error::Kernel { what: "the network namespace", source })?.key();
     let kernel = Netlink::new().map_err(|source| Error::Kernel { what: "the network namespace", source })?;
     let tunnel = tunnel(&settings, &kernel).await?;
     let (journal, left) = Journal::open(&settings.base_dir)?;
@@ -92,7 +95,7 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
     for (vni, entry) in left.iter().filter_map(|entry| Some((entry.vni?, entry))) {
         vnis.reserve(vni, entry.footprint.id.as_str());
     }
-    let xconnect = Xconnect::new(Dataplane::new(kernel), journal, left);
+    let xconnect = Xconnect::new(Dataplane::new(kernel), journal, left, host);
     let _sweep = AbortOnDropHandle::new(tokio::spawn(xconnect.clone().sweep(mesh.token_life)));
 
     let up =

@@ -7,6 +7,7 @@ use tonic::transport::{Server, server::Router};
 use tracing::info;
 
 use crate::{
+    api::trust::Trust,
     chain::{Clock, SystemClock},
     settings::{Common, Target},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
@@ -63,6 +64,8 @@ pub(super) struct Mesh {
     pub channels: Channels,
     pub clock: Clock,
     pub token_life: Duration,
+    /// Who may speak for others.
+    pub trust: Trust,
     pub stop: CancellationToken,
 }
 
@@ -77,6 +80,7 @@ impl Mesh {
             source,
             clock: Arc::new(SystemClock),
             token_life: common.max_token_lifetime,
+            trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
             stop,
         })
     }

@@ -71,7 +71,7 @@ impl Client {
             id: format!("{}-{number}", settings.common.name),
             wanted,
             chain: Chain::new([
-                Arc::new(UpdatePath::new(&settings.common.name)) as Arc<dyn Element>,
+                Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
                 session,
             ]),
             limit: settings.request_timeout,

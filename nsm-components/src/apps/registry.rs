@@ -7,10 +7,13 @@ use tonic::transport::{Server, server::Router};
 
 use super::{Error, mesh::Mesh};
 use crate::{
-    api::registry::{
-        NetworkService, NetworkServiceEndpoint,
-        network_service_endpoint_registry_server::NetworkServiceEndpointRegistryServer,
-        network_service_registry_server::NetworkServiceRegistryServer,
+    api::{
+        registry::{
+            NetworkService, NetworkServiceEndpoint,
+            network_service_endpoint_registry_server::NetworkServiceEndpointRegistryServer,
+            network_service_registry_server::NetworkServiceRegistryServer,
+        },
+        trust::Trust,
     },
     chain::{Clock, RegistryChain, RegistryElement},
     elements::{
@@ -23,19 +26,19 @@ use crate::{
 /// Full names of the gRPC services.
 const SERVICES: &[&str] = &["registry.NetworkServiceRegistry", "registry.NetworkServiceEndpointRegistry"];
 
-fn services(clock: &Clock) -> RegistryChain<NetworkService> {
+fn services(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkService> {
     RegistryChain::new([
-        Arc::new(UpdatePath) as Arc<dyn RegistryElement<NetworkService>>,
+        Arc::new(UpdatePath::new(trust.clone())) as Arc<dyn RegistryElement<NetworkService>>,
         Arc::new(Authorize::new(clock.clone())),
         Arc::new(SetPayload),
         Arc::new(Memory::default()),
     ])
 }
 
-fn endpoints(clock: &Clock) -> RegistryChain<NetworkServiceEndpoint> {
+fn endpoints(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkServiceEndpoint> {
     let store = RegistryChain::new([Arc::new(Memory::default()) as Arc<dyn RegistryElement<_>>]);
     RegistryChain::new([
-        Arc::new(UpdatePath) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
+        Arc::new(UpdatePath::new(trust.clone())) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
         Arc::new(Authorize::new(clock.clone())),
         Arc::new(Expire::new(store, clock.clone())),
     ])
@@ -44,7 +47,11 @@ fn endpoints(clock: &Clock) -> RegistryChain<NetworkServiceEndpoint> {
 /// Serves until the stop.
 pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop).await?;
-    let service = RegistryService::new(services(&mesh.clock), endpoints(&mesh.clock), mesh.token_life);
+    let service = RegistryService::new(
+        services(&mesh.clock, &mesh.trust),
+        endpoints(&mesh.clock, &mesh.trust),
+        mesh.token_life,
+    );
     let router = |mut server: Server| -> Router {
         server
             .add_service(NetworkServiceRegistryServer::new(service.clone()))

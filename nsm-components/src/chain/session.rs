@@ -5,8 +5,8 @@
 //!
 //! # Cancel safety
 //!
-//! A dropped call does not cancel what it asked for: the task goes on to its own deadline, and the
-//! connection is left whole. Dropping the [`Session`] ends the tasks and closes nothing: no
+//! A dropped call does not cancel what it asked for: the task goes on to its own end, and what it
+//! made is there for the next Request. Dropping the [`Session`] ends the tasks and closes nothing: no
 //! connection ends because a process does.
 
 use std::{
@@ -18,7 +18,10 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -29,6 +32,9 @@ use crate::api::{connection::State, connectioncontext::ConnectionContext, peer::
 
 /// Events of one connection that may wait; more callers than that are refused.
 const QUEUE: usize = 16;
+
+/// Most connections of one process: far above those of a node.
+const MAX_CONNECTIONS: usize = 16_384;
 
 /// Pauses between tries to refresh.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
@@ -92,16 +98,25 @@ impl Session {
         }
     }
 
-    /// Hands an event to the connection's task, which is started if there is none.
+    /// Hands an event to the connection's task, which is started if there is none, or if it broke.
     fn send(&self, id: &str, event: Event) -> Result<()> {
         let mut tasks = self.tasks.lock();
+        if !tasks.contains_key(id) && tasks.len() >= MAX_CONNECTIONS {
+            let message = format_args!("{MAX_CONNECTIONS} connections are open here already");
+            return Err(Error::new(Kind::Exhausted, message));
+        }
         let task = tasks.entry(id.to_owned()).or_insert_with(|| self.start(id));
-        task.events.try_send(event).map_err(|_| {
-            Error::new(
-                Kind::Exhausted,
-                format_args!("connection {id} has {QUEUE} calls waiting; try again later"),
-            )
-        })
+        let event = match task.events.try_send(event) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(_)) => {
+                let message = format_args!("connection {id} has {QUEUE} calls waiting; try again later");
+                return Err(Error::new(Kind::Exhausted, message));
+            }
+            Err(TrySendError::Closed(event)) => event,
+        };
+        *task = self.start(id);
+        // A new queue has room.
+        task.events.try_send(event).map_err(|_| gone(id))
     }
 
     fn start(&self, id: &str) -> Task {
@@ -142,7 +157,9 @@ impl Element for Session {
         }
         let (answer, answered) = oneshot::channel();
         self.send(&id, Event::Request(cx.clone(), request, answer))?;
-        answered.await.map_err(|_| gone(&id))?
+        let late = || Error::new(Kind::Deadline, format_args!("connection {id} was not ready in time"));
+        // The task goes on to its own end; the next Request finds what it made.
+        tokio::time::timeout_at(cx.deadline, answered).await.map_err(|_| late())?.map_err(|_| gone(&id))?
     }
 
     /// A connection that is unknown here is closed as well: elements further on may have found it
@@ -187,10 +204,13 @@ impl Worker {
                 () = tokio::time::sleep_until(timer), if self.timer.is_some() => self.on_timer().await,
             }
             if self.established.is_none() && self.timer.is_none() {
-                // Nothing can be queued once the entry is gone; what is queued already is answered
-                // with an error that says to repeat it.
-                self.tasks.upgrade().map(|tasks| tasks.lock().remove(&self.id));
-                return;
+                let Some(tasks) = self.tasks.upgrade() else { return };
+                // Who sends holds the lock: what is not queued now never will be.
+                let mut tasks = tasks.lock();
+                if events.is_empty() {
+                    tasks.remove(&self.id);
+                    return;
+                }
             }
         }
     }
@@ -233,10 +253,8 @@ impl Worker {
             Policy::Refresh(_) => request.files.clone(),
         };
         let preferences = request.preferences.clone();
-        let limited = tokio::time::timeout_at(cx.deadline, self.chain.start().request(&cx, request));
-        let late =
-            || Error::new(Kind::Deadline, format_args!("connection {} was not ready in time", self.id));
-        let mut reply = limited.await.map_err(|_| late())??;
+        // Never dropped half way: the elements keep the deadline where they wait, and undo by themselves.
+        let mut reply = self.chain.start().request(&cx, request).await?;
         reply.connection.state = State::Up.into();
         self.timer = Some(Instant::now() + self.next_event(&reply));
         self.retry = RETRY.0;

@@ -7,6 +7,7 @@
 use async_trait::async_trait;
 
 use crate::{
+    api::{peer::Peer, trust::Trust},
     chain::{Clock, Cx, Element, Error, Kind, Next, Reply, Request, Result},
     transport::token::{self, Claims},
 };
@@ -14,6 +15,7 @@ use crate::{
 /// See the module.
 pub struct Authorize {
     clock: Clock,
+    only: Option<Trust>,
 }
 
 /// What the tokens on the way to this process must show.
@@ -21,8 +23,8 @@ pub struct Authorize {
 pub(super) struct Judge<'a> {
     /// Seconds since the epoch; absent when expired tokens will do.
     pub now: Option<f64>,
-    /// Public key of the process that called.
-    pub peer_key: &'a [u8],
+    /// The process that called.
+    pub peer: &'a Peer,
 }
 
 fn denied(what: impl std::fmt::Display) -> Error {
@@ -37,12 +39,19 @@ impl Judge<'_> {
             tokens.len().checked_sub(2).ok_or_else(|| denied("the path has no previous segment"))?;
         let mut claims: Vec<Claims> = Vec::with_capacity(tokens.len());
         for (index, text) in tokens.iter().enumerate() {
-            let read = if index == previous { token::verify(text, self.peer_key) } else { token::read(text) };
+            let read = if index == previous {
+                token::verify(text, &self.peer.public_key)
+            } else {
+                token::read(text)
+            };
             let read = read
                 .map_err(|why| denied(format_args!("the token of segment {index} does not hold: {why}")))?;
             #[allow(clippy::cast_precision_loss)] // exact until the year 285,000,000
             if self.now.is_some_and(|now| now >= read.exp as f64) {
                 return Err(denied(format_args!("the token of segment {index}, of {}, expired", read.sub)));
+            }
+            if index == previous && read.sub != self.peer.id {
+                return Err(denied(format_args!("{} brought a token of {}", self.peer.id, read.sub)));
             }
             claims.push(read);
         }
@@ -63,17 +72,25 @@ impl Judge<'_> {
 impl Authorize {
     /// Judges tokens by this clock.
     pub fn new(clock: Clock) -> Self {
-        Self { clock }
+        Self { clock, only: None }
+    }
+
+    /// The same, and lets only processes of the mesh call.
+    pub fn mesh_only(clock: Clock, trust: Trust) -> Self {
+        Self { clock, only: Some(trust) }
     }
 
     fn check(&self, cx: &Cx, request: &Request, expired_too: bool) -> Result<()> {
         let Some(caller) = &cx.caller else { return Ok(()) };
+        if self.only.as_ref().is_some_and(|trust| !trust.trusts(&caller.peer.id)) {
+            return Err(denied(format_args!("{} is no process of the mesh", caller.peer.id)));
+        }
         let path = request.connection.path.as_ref().ok_or_else(|| denied("there is no path"))?;
         let own = path.index as usize;
         let tokens: Vec<&str> =
             path.path_segments.iter().take(own + 1).map(|segment| segment.token.as_str()).collect();
         let now = (!expired_too).then(|| self.clock.seconds());
-        Judge { now, peer_key: &caller.peer.public_key }.check(&tokens)
+        Judge { now, peer: &caller.peer }.check(&tokens)
     }
 }
 
@@ -110,10 +127,14 @@ mod tests {
     }
 
     /// nsc → nsmgr → forwarder, judged at the forwarder.
-    fn judge(tokens: [&str; 3], peer: &KeyPair, now: Option<i64>) -> Result<()> {
+    fn peer(id: &str, key: &KeyPair) -> Peer {
+        Peer { id: id.into(), public_key: key.der_bytes().to_vec(), not_after: i64::MAX }
+    }
+
+    fn judge(tokens: [&str; 3], key: &KeyPair, now: Option<i64>) -> Result<()> {
         #[allow(clippy::cast_precision_loss)]
         let now = now.map(|now| now as f64);
-        Judge { now, peer_key: peer.der_bytes() }.check(&tokens)
+        Judge { now, peer: &peer("nsmgr", key) }.check(&tokens)
     }
 
     fn refused(result: Result<()>, why: &str) {
@@ -134,7 +155,9 @@ mod tests {
         refused(judge(whole, &nsmgr, Some(NOW + 60)), "expired");
         refused(judge([&first, &second, "x"], &nsmgr, Some(NOW)), "not readable");
         let stranger = token(&nsmgr, "stranger", "forwarder", NOW + 60);
-        refused(judge([&first, &stranger, &third], &nsmgr, Some(NOW)), "is for nsmgr, not for stranger");
+        refused(judge([&first, &stranger, &third], &nsmgr, Some(NOW)), "nsmgr brought a token of stranger");
+        let elsewhere = token(&nsc, "nsc", "elsewhere", NOW + 60);
+        refused(judge([&elsewhere, &second, &third], &nsmgr, Some(NOW)), "is for elsewhere, not for nsmgr");
     }
 
     #[test]
@@ -142,14 +165,14 @@ mod tests {
         let [nsc, nsmgr] = [(); 2].map(|()| KeyPair::generate().unwrap());
         let first = token(&nsc, "nsc", "nsmgr", NOW - 60);
         let second = token(&nsmgr, "nsmgr", "nsc", NOW - 60);
-        Judge { now: None, peer_key: nsc.der_bytes() }.check(&[&first, &second]).unwrap();
+        Judge { now: None, peer: &peer("nsc", &nsc) }.check(&[&first, &second]).unwrap();
     }
 
     #[test]
     fn a_request_that_claims_to_come_from_nobody_is_refused() {
         let key = KeyPair::generate().unwrap();
         let own = token(&key, "nsmgr", "nsc", NOW + 60);
-        refused(Judge { now: None, peer_key: key.der_bytes() }.check(&[&own]), "no previous segment");
-        refused(Judge { now: None, peer_key: key.der_bytes() }.check(&[]), "no previous segment");
+        refused(Judge { now: None, peer: &peer("nsc", &key) }.check(&[&own]), "no previous segment");
+        refused(Judge { now: None, peer: &peer("nsc", &key) }.check(&[]), "no previous segment");
     }
 }

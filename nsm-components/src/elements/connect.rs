@@ -108,6 +108,27 @@ impl Connect {
     }
 }
 
+/// The answer to a Request: what stands left of the next process is not its to change, nor is the
+/// connection's id. Else it could name another connection, or the end of another's life.
+fn answer_to(sent: &Connection, mut answer: Connection) -> Result<Connection> {
+    let index = sent.path.as_ref().map_or(0, |path| path.index as usize);
+    let path = answer.path.get_or_insert_default();
+    if path.path_segments.len() <= index {
+        return Err(Error::new(Kind::Internal, "the answer's path is shorter than the Request's"));
+    }
+    for (got, sent) in path.path_segments.iter_mut().zip(sent.segments()).take(index) {
+        got.clone_from(sent);
+    }
+    if let (Some(got), Some(sent)) = (path.path_segments.get_mut(index), sent.segments().get(index)) {
+        got.name.clone_from(&sent.name);
+        got.id.clone_from(&sent.id);
+    }
+    path.index = u32::try_from(index).unwrap_or(u32::MAX);
+    answer.id.clone_from(&sent.id);
+    answer.network_service.clone_from(&sent.network_service);
+    Ok(answer)
+}
+
 #[async_trait]
 impl Element for Connect {
     fn name(&self) -> &'static str {
@@ -117,14 +138,28 @@ impl Element for Connect {
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
         let address =
             cx.next_hop.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no next hop"))?;
-        let (channel, connection) = self.ask_again(cx, &address, &request).await?;
+        let (channel, answered) = self.ask_again(cx, &address, &request).await?;
+        let connection = answer_to(&request.connection, answered.clone());
+        let received = match &connection {
+            Ok(connection) if channel.is_local() => {
+                let mut wanted = urls(&connection.mechanism);
+                wanted.retain(|url| request.files.by_url(url).is_none());
+                claim(&channel.files, &wanted, cx.deadline).await
+            }
+            _ => Ok(Files::default()),
+        };
+        let (connection, received) = match (connection, received) {
+            (Ok(connection), Ok(received)) => (connection, received),
+            (Err(error), _) | (_, Err(error)) => {
+                // The next process has it, and nobody would ever close it there.
+                if let Err(undo) = self.end(&cx.undo(), &address, answered, &request.files).await {
+                    warn!(%address, error = %undo, "could not close what was answered wrongly");
+                }
+                return Err(error);
+            }
+        };
         let mut files = request.files;
-        if channel.is_local() {
-            let mut wanted = urls(&connection.mechanism);
-            wanted.retain(|url| files.by_url(url).is_none());
-            let received = claim(&channel.files, &wanted, cx.deadline).await?;
-            files.extend(received);
-        }
+        files.extend(received);
         let before = cx.memory.with(|memory| memory.next.replace((address.clone(), connection.clone())));
         if let Some((old, last)) = before
             && old != address
@@ -144,5 +179,41 @@ impl Element for Connect {
             None => Ok(()),
         };
         next.close(cx, request).await.and(ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::Timestamp;
+
+    use super::*;
+    use crate::api::{Path, PathSegment};
+
+    fn connection(ids: &[&str], index: u32, expires: i64) -> Connection {
+        let segment = |id: &&str| PathSegment {
+            id: (*id).into(),
+            expires: Some(Timestamp { seconds: expires, nanos: 0 }),
+            ..Default::default()
+        };
+        let path = Path { index, path_segments: ids.iter().map(segment).collect() };
+        Connection { id: ids[index as usize].into(), path: Some(path), ..Default::default() }
+    }
+
+    #[test]
+    fn an_answer_changes_neither_whose_connection_it_is_nor_when_its_caller_ends() {
+        let sent = connection(&["nsc", "nsmgr"], 1, 100);
+        let got = answer_to(&sent, connection(&["x", "victim", "forwarder"], 0, 0)).unwrap();
+        assert_eq!(got.id, "nsmgr");
+        let segments: Vec<_> = got.segments().iter().map(|segment| segment.id.as_str()).collect();
+        assert_eq!(segments, ["nsc", "nsmgr", "forwarder"]);
+        assert_eq!(got.segments()[0].expires.unwrap().seconds, 100);
+        assert_eq!(got.path.unwrap().index, 1);
+    }
+
+    #[test]
+    fn an_answer_without_the_way_that_was_sent_is_refused() {
+        let sent = connection(&["nsc", "nsmgr"], 1, 100);
+        assert!(answer_to(&sent, connection(&["x"], 0, 0)).is_err());
+        assert!(answer_to(&sent, Connection::default()).is_err());
     }
 }

@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::{Index, LocalEntries};
 use crate::{
-    api::{Connection, matching, peer::Address, registry::NetworkServiceEndpoint},
+    api::{Connection, connection::State, matching, peer::Address, registry::NetworkServiceEndpoint},
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
 };
 
@@ -40,7 +40,8 @@ impl DiscoverForwarder {
         let fit = matching::forwarders(&connection.labels, &service, &self.forwarder_service, &entries);
         let fits = |entry: &NetworkServiceEndpoint| fit.iter().any(|fit| fit.name == entry.name);
         let mut candidates: Vec<_> = local.into_iter().filter(|(entry, _)| fits(entry)).collect();
-        if let Some(known) = cx.memory.with(|memory| memory.forwarder.clone()) {
+        let reselect = connection.state() == State::ReselectRequested;
+        if let Some(known) = cx.memory.with(|memory| memory.forwarder.clone()).filter(|_| !reselect) {
             candidates.retain(|(entry, _)| entry.name == known);
             let message =
                 format_args!("forwarder {known} of this connection is not registered on this node now");

@@ -31,6 +31,16 @@ impl LocalEntries {
         self.0.lock().values().map(|(entry, _)| entry.clone()).collect()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Adds one, or takes its newest form.
     pub fn insert(&self, entry: NetworkServiceEndpoint, address: Address) {
         self.0.lock().insert(entry.name.clone(), (entry, address));

@@ -59,6 +59,17 @@ impl Element for MechanismTranslation {
         inner.preferences = self.preferences(local)?;
         let mut reply = next.request(cx, inner).await?;
         let downstream = std::mem::replace(&mut reply.connection.mechanism, upstream);
+        let kind = if local { mechanism::KERNEL } else { mechanism::VXLAN };
+        if downstream.as_ref().is_none_or(|answer| answer.cls != class || answer.r#type != kind) {
+            let got =
+                downstream.map(|answer| format!("{} {}", answer.cls, answer.r#type)).unwrap_or_default();
+            let message = format!("asked for {class} {kind}, the next process answered {got:?}");
+            let request = Request { connection: reply.connection, ..Request::default() };
+            if let Err(undo) = next.close(&cx.undo(), request).await {
+                tracing::warn!(%undo, "could not close what was answered wrongly");
+            }
+            return Err(Error::new(Kind::Invalid, message));
+        }
         cx.memory.with(|memory| memory.downstream = downstream);
         Ok(reply)
     }

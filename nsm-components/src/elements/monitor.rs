@@ -18,7 +18,7 @@ use tonic::Status;
 use crate::{
     api::{
         Connection,
-        connection::{ConnectionEvent, ConnectionEventType, MonitorScopeSelector},
+        connection::{ConnectionEvent, ConnectionEventType, MonitorScopeSelector, State},
     },
     chain::{Cx, Element, Next, Reply, Request, Result},
     transport::token,
@@ -39,12 +39,12 @@ pub struct MonitorEvent {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Monitor {
-    state: Mutex<State>,
+    state: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    connections: HashMap<String, Connection>,
+struct Known {
+    connections: HashMap<String, (Connection, Option<String>)>,
     subscribers: Vec<Subscriber>,
 }
 
@@ -111,9 +111,18 @@ impl Monitor {
         })
     }
 
-    /// All connections as they are now.
-    pub fn connections(&self) -> Vec<Connection> {
+    /// All connections as they are now, each with the error its last Request met, if it met one.
+    pub fn connections(&self) -> Vec<(Connection, Option<String>)> {
         self.state.lock().connections.values().cloned().collect()
+    }
+
+    /// A connection that was up and cannot be refreshed: told once, and no more until it is up again.
+    fn down(&self, id: &str, error: &str) {
+        let known = self.state.lock().connections.get(id).map(|(connection, _)| connection.clone());
+        if let Some(mut connection) = known.filter(|known| known.state() != State::Down) {
+            connection.state = State::Down.into();
+            self.publish(ConnectionEventType::Update, &connection, Some(error.to_owned()));
+        }
     }
 
     fn add(
@@ -124,18 +133,19 @@ impl Monitor {
         let (events, receiver) = mpsc::channel(QUEUE);
         let subscriber = Subscriber { selector, peer, events };
         let mut state = self.state.lock();
-        let known = state.connections.values().filter(|known| subscriber.sees(known)).cloned().collect();
+        let known = state.connections.values().map(|(known, _)| known);
+        let known = known.filter(|known| subscriber.sees(known)).cloned().collect();
         // A new queue has room.
         let _ = subscriber.events.try_send((ConnectionEventType::InitialStateTransfer, known));
         state.subscribers.push(subscriber);
         ReceiverStream::new(receiver)
     }
 
-    fn publish(&self, kind: ConnectionEventType, connection: &Connection) {
+    fn publish(&self, kind: ConnectionEventType, connection: &Connection, error: Option<String>) {
         let mut state = self.state.lock();
         match kind {
             ConnectionEventType::Delete => state.connections.remove(&connection.id),
-            _ => state.connections.insert(connection.id.clone(), connection.clone()),
+            _ => state.connections.insert(connection.id.clone(), (connection.clone(), error)),
         };
         state.subscribers.retain(|subscriber| {
             if subscriber.sees(connection) {
@@ -154,15 +164,23 @@ impl Element for Arc<Monitor> {
     }
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
-        let reply = next.request(cx, request).await?;
-        self.publish(ConnectionEventType::Update, &reply.connection);
-        Ok(reply)
+        let id = request.connection.id.clone();
+        match next.request(cx, request).await {
+            Ok(reply) => {
+                self.publish(ConnectionEventType::Update, &reply.connection, None);
+                Ok(reply)
+            }
+            Err(error) => {
+                self.down(&id, &error.message);
+                Err(error)
+            }
+        }
     }
 
     async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
         let connection = request.connection.clone();
         let closed = next.close(cx, request).await;
-        self.publish(ConnectionEventType::Delete, &connection);
+        self.publish(ConnectionEventType::Delete, &connection, None);
         closed
     }
 }
@@ -211,6 +229,39 @@ mod tests {
         let mut events = Box::pin(monitor.subscribe(MonitorScopeSelector::default(), "spiffe://d/stranger"));
         let first = events.next().await.unwrap().unwrap();
         assert_eq!((first.r#type(), first.connections.len()), (ConnectionEventType::InitialStateTransfer, 0));
+    }
+
+    /// Fails every Request.
+    struct Broken;
+
+    #[async_trait]
+    impl Element for Broken {
+        fn name(&self) -> &'static str {
+            "broken"
+        }
+
+        async fn request(&self, _: &Cx, _: Request, _: Next<'_>) -> Result<Reply> {
+            Err(crate::chain::Error::new(crate::chain::Kind::Unavailable, "told to fail"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_cannot_be_refreshed_is_told_to_be_down_once_and_with_its_error() {
+        let (monitor, chain, cx) = monitored();
+        chain.start().request(&cx, request("a")).await.unwrap();
+        let mut events = Box::pin(monitor.add(MonitorScopeSelector::default(), None));
+        events.next().await.unwrap();
+        let broken = Chain::new([Arc::new(monitor.clone()) as Arc<dyn Element>, Arc::new(Broken)]);
+        for _ in 0..2 {
+            broken.start().request(&cx, request("a")).await.unwrap_err();
+        }
+        broken.start().request(&cx, request("unknown")).await.unwrap_err();
+        let [(connection, error)] = &monitor.connections()[..] else { panic!("one connection is known") };
+        assert_eq!((connection.state(), error.as_deref()), (State::Down, Some("told to fail")));
+        chain.start().request(&cx, request("a")).await.unwrap();
+        let states =
+            [events.next().await.unwrap(), events.next().await.unwrap()].map(|(_, all)| all[0].state());
+        assert_eq!(states, [State::Down, State::Up]);
     }
 
     #[tokio::test]

@@ -52,9 +52,12 @@ impl NetworkService for ConnectionService {
             Request { connection, preferences: message.mechanism_preferences, ..Request::default() };
         let accepted = accepted(&call)?;
         let cx = self.receive(&call, &accepted)?;
-        let mut sent = Vec::new();
+        let sent = urls(request.preferences.iter().chain(&request.connection.mechanism));
+        if !accepted.local && !sent.is_empty() {
+            let message = "a mechanism with a file cannot come over TCP: files pass unix sockets alone";
+            return Err(Status::invalid_argument(message));
+        }
         if accepted.local {
-            sent = urls(request.preferences.iter().chain(&request.connection.mechanism));
             let files = claim(&accepted.files, &sent, cx.deadline).await;
             request.files = files.map_err(|error| status(&error))?;
         }

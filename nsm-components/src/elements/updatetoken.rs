@@ -6,6 +6,7 @@ use prost_types::Timestamp;
 use crate::{
     api::Connection,
     chain::{Cx, Element, Next, Reply, Request, Result},
+    transport::token,
 };
 
 /// See the module.
@@ -17,7 +18,9 @@ fn update(cx: &Cx, connection: &mut Connection) {
     let expires = |seconds| Some(Timestamp { seconds, nanos: 0 });
     if let (Some((token, end)), Some(segment)) = (&caller.token, connection.segment_mut(-1)) {
         segment.token = token.to_string();
-        segment.expires = expires(*end);
+        // The end of life is the token's own; the caller's word can only shorten it.
+        let own = token::read(token).map_or(*end, |claims| claims.exp);
+        segment.expires = expires((*end).min(own));
     }
     if let Some(segment) = connection.segment_mut(0) {
         segment.token = caller.own_token.0.to_string();

@@ -40,6 +40,7 @@ pub struct Xconnect<K> {
     known: Arc<Mutex<HashMap<ConnectionId, Known>>>,
     /// Calls for connections hold it together, the sweep alone: it works outside of their tasks.
     sweeping: Arc<RwLock<()>>,
+    host: NetnsKey,
 }
 
 /// A connection that has links here.
@@ -61,9 +62,9 @@ enum Half {
 
 impl<K> Clone for Xconnect<K> {
     fn clone(&self) -> Self {
-        let Self { dataplane, journal, known, sweeping } = self;
+        let Self { dataplane, journal, known, sweeping, host } = self;
         let (dataplane, journal) = (dataplane.clone(), journal.clone());
-        Self { dataplane, journal, known: known.clone(), sweeping: sweeping.clone() }
+        Self { dataplane, journal, known: known.clone(), sweeping: sweeping.clone(), host: *host }
     }
 }
 
@@ -109,7 +110,8 @@ fn refused(error: &dataplane::Error) -> Error {
 
 impl<K: Kernel> Xconnect<K> {
     /// Builds in this data plane and keeps `journal`; `left` is what an earlier process wrote there.
-    pub fn new(dataplane: Dataplane<K>, journal: Journal, left: Vec<Entry>) -> Self {
+    /// `host` is this process's own network namespace, into which no connection leads.
+    pub fn new(dataplane: Dataplane<K>, journal: Journal, left: Vec<Entry>, host: NetnsKey) -> Self {
         let known = left.into_iter().map(|entry| {
             let known = Known { footprint: entry.footprint, claimed: false };
             (known.footprint.id.clone(), known)
@@ -119,7 +121,7 @@ impl<K: Kernel> Xconnect<K> {
         let in_use = known.clone();
         let dataplane =
             dataplane.with_in_use(move |id| in_use.lock().get(id).is_some_and(|known: &Known| known.claimed));
-        Self { dataplane, journal, known, sweeping: Arc::default() }
+        Self { dataplane, journal, known, sweeping: Arc::default(), host }
     }
 
     /// Removes what an earlier process left and nobody asked for during `life`, and whenever that
@@ -153,6 +155,8 @@ impl<K: Kernel> Xconnect<K> {
         let desired =
             plan(connection, &server, &client).map_err(|error| Error::caused(Kind::Invalid, &error))?;
         let footprint = desired.footprint();
+        let namespaces = namespaces(files);
+        self.check_shown(&footprint, &namespaces)?;
         let _no_sweep = self.sweeping.read().await;
         let before = {
             let mut known = self.known.lock();
@@ -167,7 +171,6 @@ impl<K: Kernel> Xconnect<K> {
             let entry = Entry::new(&desired, expires);
             self.journal.put(entry).await.map_err(|error| Error::caused(Kind::Unavailable, &error))?;
         }
-        let namespaces = namespaces(files);
         // The pods changed places: what stands at the old ones carries nothing any more.
         if let Some(old) = before.filter(|old| *old != footprint)
             && let Err(error) = self.dataplane.remove(&old, &namespaces).await
@@ -179,6 +182,22 @@ impl<K: Kernel> Xconnect<K> {
             info!(connection.id = %desired.id, ?applied, "links are up");
         }
         Ok(applied)
+    }
+
+    /// Interfaces are made only where both sides have shown that they are at home: a number alone is
+    /// easily guessed, and the host's own namespace is nobody's pod.
+    fn check_shown(&self, footprint: &Footprint, shown: &Namespaces) -> Result<()> {
+        for place in &footprint.places {
+            if place.netns == self.host {
+                let message = format_args!("{} is the host's own network namespace", place.netns);
+                return Err(Error::new(Kind::Denied, message));
+            }
+            if shown.get(place.netns).is_none() {
+                let message = format_args!("the descriptor of {} did not come with the Request", place.netns);
+                return Err(Error::new(Kind::Denied, message));
+            }
+        }
+        Ok(())
     }
 
     /// Removes the links and forgets them. What fails is left for the sweep.
@@ -205,8 +224,20 @@ impl<K: Kernel> Xconnect<K> {
         self.remove(id, files).await
     }
 
-    fn knows(&self, id: &str) -> bool {
-        ConnectionId::new(id).is_ok_and(|id| self.known.lock().contains_key(&id))
+    /// Whether the connection has links here, and whether it was asked for since the start.
+    fn knows(&self, id: &str) -> (bool, bool) {
+        let known = self.known.lock();
+        let known = ConnectionId::new(id).ok().and_then(|id| known.get(&id).map(|known| known.claimed));
+        (known.is_some(), known.unwrap_or(false))
+    }
+
+    /// What an earlier process left goes on to count as left.
+    fn unclaim(&self, id: &str) {
+        if let Ok(id) = ConnectionId::new(id)
+            && let Some(known) = self.known.lock().get_mut(&id)
+        {
+            known.claimed = false;
+        }
     }
 
     /// Takes a connection back whose packets cannot be carried.
@@ -234,7 +265,8 @@ impl<K: Kernel> Element for Xconnect<K> {
     }
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
-        let known = self.knows(&request.connection.id);
+        let id = request.connection.id.clone();
+        let (known, claimed) = self.knows(&id);
         let mut tries = 0;
         loop {
             tries += 1;
@@ -257,6 +289,8 @@ impl<K: Kernel> Element for Xconnect<K> {
             };
             if !known {
                 self.undo(cx, reply.connection, reply.files, next).await;
+            } else if !claimed {
+                self.unclaim(&id);
             }
             return Err(failed);
         }

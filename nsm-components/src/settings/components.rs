@@ -30,6 +30,8 @@ pub struct Common {
     pub max_token_lifetime: Duration,
     /// `NSM_DIAL_TIMEOUT`.
     pub dial_timeout: Duration,
+    /// `NSM_TRUSTED_IDS`: beginnings of SPIFFE IDs; see [`crate::api::trust::Trust`].
+    pub trusted_ids: Vec<String>,
     /// `NODE_NAME`, `POD_NAME` and `CLUSTER_NAME` under upstream's label names, as far as set.
     pub client_info: BTreeMap<String, String>,
 }
@@ -50,6 +52,7 @@ impl Common {
             name: reader.name(vars::NSM_NAME, name),
             max_token_lifetime: reader.duration(vars::NSM_MAX_TOKEN_LIFETIME, 10 * MINUTE),
             dial_timeout: reader.duration(vars::NSM_DIAL_TIMEOUT, dial_timeout),
+            trusted_ids: reader.list(vars::NSM_TRUSTED_IDS, ""),
             client_info,
         }
     }
@@ -103,6 +106,18 @@ impl Nsmgr {
                 .name(vars::NSM_FORWARDER_NETWORK_SERVICE_NAME, names::FORWARDER_SERVICE),
             node_state: reader.optional(vars::NSM_NODE_STATE, "the name of this node"),
         };
+        for target in &settings.listen_on {
+            if let Target::Tcp(address) = target
+                && [":", "0.0.0.0:", "[::]:"].iter().any(|any| {
+                    address
+                        .strip_prefix(any)
+                        .is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+                })
+            {
+                let allowed = "tcp://<address of this node>:<port>: other nodes reach it by this URL";
+                reader.refuse(vars::NSM_LISTEN_ON, &target.to_string(), allowed);
+            }
+        }
         reader.finish(settings)
     }
 }
@@ -135,13 +150,15 @@ impl Forwarder {
         let settings = Self {
             common: Common::read(&mut reader, "forwarder", Duration::from_millis(750)),
             listen_on: reader
-                .target(vars::NSM_LISTEN_ON, "unix:///var/lib/networkservicemesh/forwarder.sock"),
+                .target(vars::NSM_LISTEN_ON, &format!("unix://{}/forwarder.sock", names::FORWARDER_DIR)),
             connect_to: reader.target(vars::NSM_CONNECT_TO, &format!("unix://{}", names::NSMGR_SOCKET)),
             forwarder_service: reader.name(vars::NSM_NSNAME, names::FORWARDER_SERVICE),
             labels: reader.map(vars::NSM_LABELS, "p2p:true"),
             tunnel_ip: reader.ip(vars::NSM_TUNNEL_IP),
             vxlan_port: reader.port(vars::NSM_VXLAN_PORT, 4789),
-            base_dir: reader.text(vars::NSM_BASE_DIR, "/var/lib/networkservicemesh/forwarder").into(),
+            base_dir: reader
+                .text(vars::NSM_BASE_DIR, &format!("{}/connections", names::FORWARDER_DIR))
+                .into(),
         };
         reader.finish(settings)
     }

@@ -45,6 +45,9 @@ names! {
     NSM_REGISTER_SERVICE,
     /// Whether an endpoint takes its registration back when it stops.
     NSM_UNREGISTER_ITSELF,
+    /// SPIFFE IDs, by their beginnings, of processes that may speak for others; `*` is everybody, as
+    /// upstream. Without it: the mesh's own processes.
+    NSM_TRUSTED_IDS,
     /// Folder for the sockets and files of the process.
     NSM_BASE_DIR,
     /// Name of the `NSMNodeState` the nsmgr reports into; empty: it reports nowhere.

@@ -56,6 +56,7 @@ fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries
         &public_url(&settings.listen_on),
         &settings.forwarder_service,
         local.clone(),
+        mesh.trust.clone(),
     );
     let inner_services =
         RegistryChain::new([Arc::new(up.clone()) as Arc<dyn RegistryElement<NetworkService>>]);
@@ -65,12 +66,14 @@ fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries
     ]);
     Registries {
         services: RegistryChain::new([
-            Arc::new(registry::UpdatePath) as Arc<dyn RegistryElement<NetworkService>>,
+            Arc::new(registry::UpdatePath::new(mesh.trust.clone()))
+                as Arc<dyn RegistryElement<NetworkService>>,
             Arc::new(registry::Authorize::new(mesh.clock.clone())),
             Arc::new(up),
         ]),
         endpoints: RegistryChain::new([
-            Arc::new(registry::UpdatePath) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
+            Arc::new(registry::UpdatePath::new(mesh.trust.clone()))
+                as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
             Arc::new(registry::Authorize::new(mesh.clock.clone())),
             Arc::new(registry::Expire::new(inner_endpoints.clone(), mesh.clock.clone())),
         ]),
@@ -87,7 +90,7 @@ fn chain(mesh: &Mesh, settings: &Nsmgr, monitor: &Arc<Monitor>, index: Index, lo
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
     ]);
     Chain::new([
-        Arc::new(UpdatePath::new(&settings.common.name)) as Arc<dyn Element>,
+        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
         Arc::new(UpdateToken),
         // Before the session: who is refused leaves nothing.
         Arc::new(Authorize::new(mesh.clock.clone())),

@@ -53,7 +53,8 @@ pub(super) struct Reporter {
 struct Seen<'a> {
     name: &'a str,
     forwarder_service: &'a str,
-    connections: &'a [Connection],
+    /// Each with the error of its last Request.
+    connections: &'a [(Connection, Option<String>)],
     endpoints: &'a [NetworkServiceEndpoint],
     /// Since when a connection is not up, by id.
     since: &'a HashMap<String, Timestamp>,
@@ -88,10 +89,11 @@ fn count(number: usize) -> i64 {
 
 /// The report, but for its instance and times.
 fn summarize(seen: &Seen<'_>) -> NSMNodeStateStatus {
-    let own: Vec<_> = seen.connections.iter().filter(|connection| is_own(connection, seen.name)).collect();
+    let own: Vec<_> =
+        seen.connections.iter().filter(|(connection, _)| is_own(connection, seen.name)).collect();
     let mut services: BTreeMap<&str, NodeService> = BTreeMap::new();
     let mut unhealthy = Vec::new();
-    for connection in &own {
+    for (connection, error) in &own {
         let service = services.entry(&connection.network_service).or_insert_with(|| NodeService {
             name: connection.network_service.clone(),
             ..NodeService::default()
@@ -106,7 +108,7 @@ fn summarize(seen: &Seen<'_>) -> NSMNodeStateStatus {
                 endpoint: connection.network_service_endpoint_name.clone(),
                 state,
                 since: Time(seen.since.get(&connection.id).copied().unwrap_or_default()),
-                last_error: String::new(),
+                last_error: error.clone().unwrap_or_default(),
             });
         }
     }
@@ -127,9 +129,9 @@ fn is_forwarder(entry: &NetworkServiceEndpoint, service: &str) -> bool {
     entry.network_service_names.iter().any(|name| name == service)
 }
 
-fn endpoint(entry: &NetworkServiceEndpoint, connections: &[Connection]) -> NodeEndpoint {
+fn endpoint(entry: &NetworkServiceEndpoint, connections: &[(Connection, Option<String>)]) -> NodeEndpoint {
     let to_it =
-        connections.iter().filter(|connection| connection.network_service_endpoint_name == entry.name);
+        connections.iter().filter(|(connection, _)| connection.network_service_endpoint_name == entry.name);
     let pod = pod(entry);
     NodeEndpoint {
         name: entry.name.clone(),
@@ -199,7 +201,11 @@ impl Reporter {
     fn status(&self, since: &mut HashMap<String, Timestamp>) -> NSMNodeStateStatus {
         let connections = self.monitor.connections();
         let now = Timestamp::now();
-        let unwell: Vec<_> = connections.iter().filter(|connection| state(connection).is_some()).collect();
+        let unwell: Vec<_> = connections
+            .iter()
+            .map(|(connection, _)| connection)
+            .filter(|connection| state(connection).is_some())
+            .collect();
         since.retain(|id, _| unwell.iter().any(|connection| connection.id == *id));
         for connection in &unwell {
             since.entry(connection.id.clone()).or_insert(now);
@@ -266,6 +272,10 @@ mod tests {
     }
 
     fn report(connections: &[Connection], endpoints: &[NetworkServiceEndpoint]) -> NSMNodeStateStatus {
+        let why = |connection: &Connection| state(connection).map(|_| "why".to_owned());
+        let connections: Vec<_> =
+            connections.iter().map(|connection| (connection.clone(), why(connection))).collect();
+        let connections = &connections[..];
         let (name, forwarder_service, since) = ("nsmgr-1", "forwarder", &HashMap::new());
         summarize(&Seen { name, forwarder_service, connections, endpoints, since })
     }
@@ -280,7 +290,10 @@ mod tests {
         let report = report(&connections, &[]);
         assert_eq!(report.connections, ConnectionCounts { total: 2, up: 1, down: 1 });
         assert_eq!(report.services, [NodeService { name: "finance".into(), total: 2, down: 1 }]);
-        assert_eq!(report.unhealthy[0].client, "nsc-c");
+        assert_eq!(
+            (report.unhealthy[0].client.as_str(), report.unhealthy[0].last_error.as_str()),
+            ("nsc-c", "why")
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl Authorize {
         let Some(caller) = &cx.caller else { return Ok(()) };
         let path = cx.path.lock().clone();
         let tokens: Vec<&str> = path.left().iter().map(|segment| segment.token.as_str()).collect();
-        Judge { now: Some(self.clock.seconds()), peer_key: &caller.peer.public_key }.check(&tokens)
+        Judge { now: Some(self.clock.seconds()), peer: &caller.peer }.check(&tokens)
     }
 }
 

@@ -8,11 +8,15 @@ use crate::{
     api::{
         peer::{Address, FileKey, Files},
         registry::NetworkServiceEndpoint,
+        trust::Trust,
     },
     chain::{Error, Event, Events, Kind, Query, RegistryCx, RegistryElement, RegistryNext, Result},
     elements::LocalEntries,
     settings::Target,
 };
+
+/// Most endpoints of one node; beyond it a registration is refused rather than memory filled.
+const MAX_ENTRIES: usize = 4096;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -20,13 +24,22 @@ pub struct LocalBypass {
     public_url: String,
     forwarder_service: String,
     local: LocalEntries,
+    trust: Trust,
 }
 
 impl LocalBypass {
     /// The registry gets `public_url`; `local` is written here. Forwarders are this node's affair
     /// and stay here.
-    pub fn new(public_url: &str, forwarder_service: &str, local: LocalEntries) -> Self {
-        Self { public_url: public_url.to_owned(), forwarder_service: forwarder_service.to_owned(), local }
+    ///
+    /// Who is trusted may offer forwarders and register addresses; everybody else hands in its own
+    /// socket.
+    pub fn new(public_url: &str, forwarder_service: &str, local: LocalEntries, trust: Trust) -> Self {
+        Self {
+            public_url: public_url.to_owned(),
+            forwarder_service: forwarder_service.to_owned(),
+            local,
+            trust,
+        }
     }
 
     /// Where the endpoint itself listens.
@@ -45,7 +58,28 @@ impl LocalBypass {
                 _ => Err(invalid("its socket did not come with the registration")),
             };
         }
+        if !self.is_trusted(cx) {
+            return Err(Error::new(
+                Kind::Denied,
+                format_args!("endpoint {} has to hand in its own socket, not {:?}", entry.name, entry.url),
+            ));
+        }
         entry.url.parse::<Target>().map(Address::from).map_err(|error| invalid(&error.to_string()))
+    }
+
+    fn is_trusted(&self, cx: &RegistryCx) -> bool {
+        cx.caller.as_ref().is_none_or(|caller| self.trust.trusts(&caller.peer.id))
+    }
+
+    /// A name belongs to who registered it first.
+    fn check_owner(&self, cx: &RegistryCx, entry: &NetworkServiceEndpoint) -> Result<()> {
+        match self.local.get(&entry.name) {
+            Some((known, _)) if cx.caller.is_some() && known.path_ids.first() != entry.path_ids.first() => {
+                let owner = known.path_ids.first().cloned().unwrap_or_default();
+                Err(Error::new(Kind::Denied, format_args!("endpoint {} belongs to {owner}", entry.name)))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn is_forwarder(&self, entry: &NetworkServiceEndpoint) -> bool {
@@ -82,11 +116,17 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
         next: RegistryNext<'_, NetworkServiceEndpoint>,
     ) -> Result<NetworkServiceEndpoint> {
         let address = self.address(cx, &entry)?;
-        if let Some((known, _)) = self.local.get(&entry.name)
-            && known.path_ids.first() != entry.path_ids.first()
-        {
-            let owner = known.path_ids.first().cloned().unwrap_or_default();
-            return Err(Error::new(Kind::Denied, format_args!("endpoint {} belongs to {owner}", entry.name)));
+        self.check_owner(cx, &entry)?;
+        if self.is_forwarder(&entry) && !self.is_trusted(cx) {
+            let message = format_args!(
+                "{} is no process of the mesh and may not offer {}",
+                entry.name, self.forwarder_service
+            );
+            return Err(Error::new(Kind::Denied, message));
+        }
+        if self.local.len() >= MAX_ENTRIES && self.local.get(&entry.name).is_none() {
+            let message = format_args!("{MAX_ENTRIES} endpoints are registered on this node already");
+            return Err(Error::new(Kind::Exhausted, message));
         }
         let (name, url) = (entry.name.clone(), entry.url.clone());
         let before = self.local.get(&entry.name);
@@ -116,15 +156,18 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
     async fn unregister(
         &self,
         cx: &RegistryCx,
-        mut entry: NetworkServiceEndpoint,
+        entry: NetworkServiceEndpoint,
         next: RegistryNext<'_, NetworkServiceEndpoint>,
     ) -> Result<()> {
-        let known = self.local.remove(&entry.name);
-        if self.is_forwarder(known.as_ref().map_or(&entry, |(known, _)| known)) {
-            return Ok(());
+        self.check_owner(cx, &entry)?;
+        let known = self.local.get(&entry.name);
+        if !self.is_forwarder(known.as_ref().map_or(&entry, |(known, _)| known)) {
+            let mut entry = entry.clone();
+            entry.url.clone_from(&self.public_url);
+            next.unregister(cx, entry).await?;
         }
-        entry.url.clone_from(&self.public_url);
-        next.unregister(cx, entry).await
+        self.local.remove(&entry.name);
+        Ok(())
     }
 
     async fn find(

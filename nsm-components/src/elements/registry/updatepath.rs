@@ -4,25 +4,38 @@
 use async_trait::async_trait;
 
 use crate::{
-    api::registry_path::set_path_id,
+    api::trust::Trust,
     chain::{Entry, Error, Kind, RegistryCx, RegistryElement, RegistryNext, Result},
     transport::token,
 };
 
 /// See the module.
 #[derive(Debug)]
-pub struct UpdatePath;
+pub struct UpdatePath {
+    trust: Trust,
+}
 
-fn advance<T: Entry>(cx: &RegistryCx, entry: &mut T) -> Result<Option<u32>> {
+impl UpdatePath {
+    /// Who is trusted may register for others; everybody else for itself alone.
+    pub fn new(trust: Trust) -> Self {
+        Self { trust }
+    }
+}
+
+fn advance<T: Entry>(trust: &Trust, cx: &RegistryCx, entry: &mut T) -> Result<Option<u32>> {
     let Some(caller) = &cx.caller else { return Ok(None) };
     let peer = caller.token.as_ref().map_or("", |(token, _)| token);
     let mut path = cx.path.lock();
+    if path.index > 0 && !trust.trusts(&caller.peer.id) {
+        let message = format_args!("{} may register {}s for itself alone", caller.peer.id, T::WHAT);
+        return Err(Error::new(Kind::Denied, message));
+    }
     let message = format_args!("the path of {} {} has its index out of range", T::WHAT, entry.name());
     let before = path.advance(peer, &caller.own_token.0).ok_or_else(|| Error::new(Kind::Invalid, message))?;
     let id = |token: &str| token::read(token).map(|claims| claims.sub).unwrap_or_default();
-    let own = path.index as usize;
-    set_path_id(entry.path_ids_mut(), own - 1, &id(peer));
-    set_path_id(entry.path_ids_mut(), own, &id(&caller.own_token.0));
+    // All from the path: what the message says of its owner does not count.
+    let ids = path.left().iter().map(|segment| id(&segment.token)).collect();
+    *entry.path_ids_mut() = ids;
     Ok(Some(before))
 }
 
@@ -36,14 +49,14 @@ impl<T: Entry> RegistryElement<T> for UpdatePath {
         if entry.name().is_empty() {
             return Err(Error::nameless::<T>());
         }
-        let before = advance(cx, &mut entry)?;
+        let before = advance(&self.trust, cx, &mut entry)?;
         let stored = next.register(cx, entry).await?;
         before.inspect(|index| cx.path.lock().index = *index);
         Ok(stored)
     }
 
     async fn unregister(&self, cx: &RegistryCx, mut entry: T, next: RegistryNext<'_, T>) -> Result<()> {
-        let before = advance(cx, &mut entry)?;
+        let before = advance(&self.trust, cx, &mut entry)?;
         let done = next.unregister(cx, entry).await;
         before.inspect(|index| cx.path.lock().index = *index);
         done
