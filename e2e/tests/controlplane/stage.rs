@@ -1,0 +1,130 @@
+//! What most stories begin with: the installation applied, the operator running, a mesh.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Api, Client, api::ListParams};
+use nsm_crds::{NSMConfig, NSMConfigStatus};
+use nsm_e2e::kubernetes::{
+    Account, Audit, ControlPlane, Kubelet, Operator, apply, apply_file, documents, eventually, repository,
+};
+
+/// Namespace of the mesh.
+pub(crate) const MESH: &str = "nsm-system";
+
+/// Namespace and account of the operator.
+pub(crate) const OPERATOR: &str = "nsm-operator";
+
+/// Nodes there would be.
+pub(crate) const NODES: i32 = 2;
+
+/// Everything a story needs, ended in this order.
+pub(crate) struct Stage {
+    pub(crate) operator: Option<Operator>,
+    pub(crate) kubelet: Option<Kubelet>,
+    pub(crate) audit: Audit,
+    pub(crate) client: Client,
+    pub(crate) account: Account,
+    pub(crate) plane: ControlPlane,
+}
+
+impl Stage {
+    /// The installation is applied; the operator does not run yet.
+    pub(crate) async fn installed(plane: ControlPlane) -> Result<Self> {
+        let client = plane.client().await?;
+        apply_file(&client, &repository().join("charts/install.yaml")).await?;
+        let account = Account::new(&plane, OPERATOR, OPERATOR).await?;
+        // Kinds and rights count a moment after they are there.
+        let configs: Api<NSMConfig> = Api::all(account.client().await?);
+        eventually("the operator's rights", async || Ok(configs.list(&ListParams::default()).await?)).await?;
+        let audit = plane.audit().await?;
+        Ok(Self { operator: None, kubelet: None, audit, client, account, plane })
+    }
+
+    /// There is a mesh, and it is ready; no controllers, two nodes.
+    pub(crate) async fn with_mesh() -> Result<Self> {
+        let mut stage = Self::installed(ControlPlane::start()?).await?;
+        stage.kubelet = Some(Kubelet::for_workloads(stage.client.clone(), NODES));
+        stage.make_mesh().await
+    }
+
+    /// There is a mesh, and it is ready; Kubernetes' controllers run, and there are no nodes.
+    pub(crate) async fn with_mesh_and_controllers() -> Result<Self> {
+        let mut stage = Self::installed(ControlPlane::start_with_controllers()?).await?;
+        stage.kubelet = Some(Kubelet::for_pods(stage.client.clone()));
+        stage.make_mesh().await
+    }
+
+    async fn make_mesh(mut self) -> Result<Self> {
+        self.start_operator()?;
+        self.apply(CONFIG).await?;
+        self.ready().await?;
+        Ok(self)
+    }
+
+    pub(crate) fn start_operator(&mut self) -> Result<()> {
+        self.operator = Some(Operator::start(&self.plane, &self.account)?);
+        Ok(())
+    }
+
+    pub(crate) async fn stop_operator(&mut self) -> Result<()> {
+        let operator = self.operator.take().context("no operator runs")?;
+        let status = operator.stop().await?;
+        ensure!(status.success(), "the operator ended with {status}");
+        Ok(())
+    }
+
+    /// Applies manifests as a user.
+    pub(crate) async fn apply(&self, text: &str) -> Result<()> {
+        for object in documents(text)? {
+            apply(&self.client, &object).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the mesh is ready and the operator has seen the newest settings.
+    pub(crate) async fn ready(&self) -> Result<NSMConfigStatus> {
+        self.config("the mesh to be ready", |config, ready| {
+            ensure!(ready.status == "True", "{}: {}", ready.reason, ready.message);
+            ensure!(ready.observed_generation == config.metadata.generation, "of an older generation");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until this holds for the `NSMConfig` and its condition `Ready`.
+    pub(crate) async fn config(
+        &self,
+        what: &str,
+        holds: impl Fn(&NSMConfig, &Condition) -> Result<()>,
+    ) -> Result<NSMConfigStatus> {
+        let configs: Api<NSMConfig> = Api::all(self.client.clone());
+        eventually(what, async || {
+            let config = configs.get("default").await?;
+            let status = config.status.clone().context("no status")?;
+            holds(&config, condition(&status.conditions, "Ready")?)?;
+            Ok(status)
+        })
+        .await
+    }
+}
+
+/// The whole mesh, with defaults.
+pub(crate) const CONFIG: &str = "
+apiVersion: operator.networkservicemesh.io/v1alpha1
+kind: NSMConfig
+metadata: {name: default}
+spec: {}";
+
+/// The condition of this type.
+pub(crate) fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Result<&'a Condition> {
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .with_context(|| format!("no condition {kind}"))
+}
+
+/// Fails unless this is the status of a condition that holds.
+pub(crate) fn condition_true(status: Option<&str>) -> Result<()> {
+    ensure!(status == Some("True"), "the condition is {status:?}");
+    Ok(())
+}
