@@ -10,9 +10,19 @@
 mod definitions;
 #[path = "controlplane/drift.rs"]
 mod drift;
+#[path = "controlplane/endpoints.rs"]
+mod endpoints;
 #[path = "controlplane/install.rs"]
 mod install;
+#[path = "controlplane/outage.rs"]
+mod outage;
+#[path = "controlplane/removal.rs"]
+mod removal;
+#[path = "controlplane/reports.rs"]
+mod reports;
 #[path = "controlplane/rest.rs"]
 mod rest;
+#[path = "controlplane/settings.rs"]
+mod settings;
 #[path = "controlplane/stage.rs"]
 mod stage;

@@ -6,7 +6,8 @@ use anyhow::{Result, anyhow};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long anything may take that should come true: far longer than it does on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+/// The slowest is the garbage collector, which looks for new kinds twice a minute.
+pub const DEADLINE: Duration = Duration::from_secs(75);
 
 /// Pause between two looks.
 const PACE: Duration = Duration::from_millis(25);

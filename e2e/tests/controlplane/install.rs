@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::{Api, ResourceExt, api::ListParams};
-use nsm_e2e::kubernetes::{ControlPlane, Kubelet, eventually};
+use nsm_e2e::kubernetes::{Kubelet, eventually};
 
 use crate::stage::{CONFIG, MESH, NODES, Stage};
 
@@ -21,7 +21,7 @@ const OBJECTS: usize = 19;
 
 #[tokio::test]
 async fn a_mesh_is_installed_tier_by_tier_with_one_write_an_object() {
-    let mut stage = Stage::installed(ControlPlane::start().unwrap()).await.unwrap();
+    let mut stage = Stage::installed().await.unwrap();
     let mark = stage.audit.mark().await.unwrap();
     stage.start_operator().unwrap();
     stage.apply(CONFIG).await.unwrap();

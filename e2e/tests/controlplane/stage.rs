@@ -1,5 +1,7 @@
 //! What most stories begin with: the installation applied, the operator running, a mesh.
 
+use std::{ops::Deref, sync::OnceLock};
+
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Api, Client, api::ListParams};
@@ -7,6 +9,7 @@ use nsm_crds::{NSMConfig, NSMConfigStatus};
 use nsm_e2e::kubernetes::{
     Account, Audit, ControlPlane, Kubelet, Operator, apply, apply_file, documents, eventually, repository,
 };
+use tokio::sync::{Mutex, MutexGuard};
 
 /// Namespace of the mesh.
 pub(crate) const MESH: &str = "nsm-system";
@@ -24,12 +27,74 @@ pub(crate) struct Stage {
     pub(crate) audit: Audit,
     pub(crate) client: Client,
     pub(crate) account: Account,
-    pub(crate) plane: ControlPlane,
+    pub(crate) plane: Plane,
+}
+
+/// The control plane of a story.
+pub(crate) enum Plane {
+    /// Nobody else's.
+    Own(ControlPlane),
+    /// One that stories use one after another, while they hold its lock.
+    Shared(&'static ControlPlane, #[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>),
+}
+
+impl Deref for Plane {
+    type Target = ControlPlane;
+
+    fn deref(&self) -> &ControlPlane {
+        match self {
+            Self::Own(plane) => plane,
+            Self::Shared(plane, _) => plane,
+        }
+    }
+}
+
+/// A control plane for one story at a time.
+struct Shared {
+    plane: OnceLock<ControlPlane>,
+    lock: Mutex<()>,
+}
+
+impl Shared {
+    const fn new() -> Self {
+        Self { plane: OnceLock::new(), lock: Mutex::const_new(()) }
+    }
+
+    async fn take(&'static self, start: fn() -> Result<ControlPlane>) -> Plane {
+        let turn = self.lock.lock().await;
+        Plane::Shared(self.plane.get_or_init(|| start().unwrap()), turn)
+    }
 }
 
 impl Stage {
-    /// The installation is applied; the operator does not run yet.
-    pub(crate) async fn installed(plane: ControlPlane) -> Result<Self> {
+    /// A control plane of its own, where the installation is applied; the operator does not run yet.
+    pub(crate) async fn installed() -> Result<Self> {
+        Self::on(Plane::Own(ControlPlane::start()?)).await
+    }
+
+    /// There is a mesh, and it is ready; no controllers, two nodes. Nobody else uses the control plane.
+    pub(crate) async fn with_own_mesh() -> Result<Self> {
+        Self::installed().await?.make_mesh().await
+    }
+
+    /// There is a mesh, and it is ready; no controllers, two nodes. Other stories use the control
+    /// plane before and after this one.
+    pub(crate) async fn with_mesh() -> Result<Self> {
+        static SHARED: Shared = Shared::new();
+        Self::on(SHARED.take(ControlPlane::start).await).await?.cleared()?.make_mesh().await
+    }
+
+    /// There is a mesh, and it is ready; Kubernetes' controllers run, and there are no nodes. Other
+    /// stories use the control plane before and after this one.
+    pub(crate) async fn with_mesh_and_controllers() -> Result<Self> {
+        static SHARED: Shared = Shared::new();
+        let plane = SHARED.take(ControlPlane::start_with_controllers).await;
+        let mut stage = Self::on(plane).await?.cleared()?;
+        stage.kubelet = Some(Kubelet::for_pods(stage.client.clone()));
+        stage.make_mesh().await
+    }
+
+    async fn on(plane: Plane) -> Result<Self> {
         let client = plane.client().await?;
         apply_file(&client, &repository().join("charts/install.yaml")).await?;
         let account = Account::new(&plane, OPERATOR, OPERATOR).await?;
@@ -40,21 +105,16 @@ impl Stage {
         Ok(Self { operator: None, kubelet: None, audit, client, account, plane })
     }
 
-    /// There is a mesh, and it is ready; no controllers, two nodes.
-    pub(crate) async fn with_mesh() -> Result<Self> {
-        let mut stage = Self::installed(ControlPlane::start()?).await?;
-        stage.kubelet = Some(Kubelet::for_workloads(stage.client.clone(), NODES));
-        stage.make_mesh().await
-    }
-
-    /// There is a mesh, and it is ready; Kubernetes' controllers run, and there are no nodes.
-    pub(crate) async fn with_mesh_and_controllers() -> Result<Self> {
-        let mut stage = Self::installed(ControlPlane::start_with_controllers()?).await?;
-        stage.kubelet = Some(Kubelet::for_pods(stage.client.clone()));
-        stage.make_mesh().await
+    /// Nothing is left of what users and nodes wrote in an earlier story.
+    fn cleared(self) -> Result<Self> {
+        let all = ["delete", "nsmnode,netsvc,nse", "--all", "--all-namespaces", "--wait=false"];
+        self.plane.kubectl(&all)?;
+        Ok(self)
     }
 
     async fn make_mesh(mut self) -> Result<Self> {
+        let client = self.client.clone();
+        self.kubelet.get_or_insert_with(|| Kubelet::for_workloads(client, NODES));
         self.start_operator()?;
         self.apply(CONFIG).await?;
         self.ready().await?;
