@@ -46,8 +46,6 @@ pub enum Change {
     Owned {
         /// Which one.
         key: Key,
-        /// The template it was made for, if it was.
-        template: Option<String>,
         /// Whether it is gone.
         deleted: bool,
     },
@@ -133,9 +131,7 @@ impl Watches {
             |_| (),
             move |object, deleted| {
                 let (namespace, name) = names_of(object);
-                let template =
-                    object.metadata.labels.as_ref().and_then(|labels| labels.get(names::TEMPLATE)).cloned();
-                Some(Change::Owned { key: Key { kind, namespace, name }, template, deleted })
+                Some(Change::Owned { key: Key { kind, namespace, name }, deleted })
             },
         )
     }

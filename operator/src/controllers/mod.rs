@@ -29,7 +29,7 @@ use crate::{
     apply::{self, Writer},
     collect::Change,
     dereference::{Known, Written},
-    object::{Desired, ObjectError},
+    object::{Desired, Kind, ObjectError},
     plan::Step,
     validate::Installation,
 };
@@ -150,16 +150,16 @@ impl Queues {
             Change::Template(namespace, name) => {
                 send(&mut self.endpoints, ObjectRef::new(&name).within(&namespace)).await
             }
-            Change::Owned { key, template, deleted } => {
+            Change::Owned { key, deleted } => {
                 if deleted {
                     context.known.gone(&key);
                 }
-                match template {
-                    Some(name) => {
-                        send(&mut self.endpoints, ObjectRef::new(&name).within(&key.namespace)).await
-                    }
-                    None => send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await,
+                // By its name, which is its template's: labels are what may have been edited.
+                let template = ObjectRef::new(&key.name).within(&key.namespace);
+                if key.kind == Kind::Deployment && context.known.stores().endpoints.get(&template).is_some() {
+                    send(&mut self.endpoints, template).await?;
                 }
+                send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await
             }
             Change::Config => {
                 send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await?;
