@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::{Context, Error, object_key};
 use crate::{
+    apply,
     object::{Desired, Key, Kind},
     plan::{Gate, step},
     render::{self, Mesh, Tier},
@@ -66,12 +67,23 @@ fn judge(made: Result<Option<&'static str>, Error>, failures: u32) -> (Outcome, 
         Err(error) => {
             let permanent = matches!(&error, Error::Apply(error) if error.is_permanent());
             let outcome = if permanent || failures >= PATIENCE {
-                Outcome::Failed(error.to_string())
+                Outcome::Failed(explain(&error))
             } else {
                 Outcome::Waiting("last write, which is repeated")
             };
             (outcome, Some(error))
         }
+    }
+}
+
+/// The error, and what to do about it where the text alone does not say.
+fn explain(error: &Error) -> String {
+    match error {
+        Error::Apply(apply::Error::Forbidden { .. }) => format!(
+            "{error}; the rights come with the operator's installation: apply that of this version, \
+             for another spec.namespace with meshNamespace set to it"
+        ),
+        error => error.to_string(),
     }
 }
 

@@ -30,7 +30,8 @@ pub fn files() -> Result<Vec<File>, Error> {
     let options = Options { namespace, mesh_namespace, operator_image, mesh_image, pull_policy };
     let file = |path, text: String| File { path, text: format!("{NOTE}{text}") };
     Ok(vec![
-        file("install.yaml", manifests(&Options::default())?),
+        // Exactly what `nsm-operator manifests` prints.
+        File { path: "install.yaml", text: manifests(&Options::default())? },
         file("nsm-operator/templates/crds.yaml", kept(&super::crds()?)),
         file("nsm-operator/templates/rbac.yaml", templated(&documents(&rbac::objects(&options)?)?)),
         file(
