@@ -104,7 +104,7 @@ impl Audit {
         file.read_to_string(&mut text)?;
         let found = text.find(query).context("not there yet")?;
         let end = found + text[found..].find('\n').context("not whole yet")? + 1;
-        let lines = text[..end].lines().map(|line| serde_json::from_str::<Request>(line));
+        let lines = text[..end].lines().map(serde_json::from_str::<Request>);
         let lines = lines.collect::<Result<Vec<_>, _>>().context("a line of the audit log")?;
         let counted = |request: &Request| (request.verb == "watch") == (request.stage == "ResponseStarted");
         Ok((Mark(from.0 + u64::try_from(end)?), lines.into_iter().filter(counted).collect()))

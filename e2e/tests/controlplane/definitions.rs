@@ -10,7 +10,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
 use nsm_crds::NetworkService;
 use nsm_e2e::kubernetes::{
@@ -133,7 +133,7 @@ async fn objects_that_upstream_publishes_come_back_as_they_were() {
         let back = objects.get(&object.name_any()).await.unwrap();
         assert_eq!(back.data, object.data, "{}", object.name_any());
         // The same name comes again in other examples.
-        objects.delete(&object.name_any(), &Default::default()).await.unwrap();
+        objects.delete(&object.name_any(), &DeleteParams::default()).await.unwrap();
     }
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams},
 };
 use nsm_e2e::kubernetes::eventually;
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ async fn every_edit_of_the_mesh_is_put_back_with_one_write() {
     .await
     .unwrap();
 
-    services.delete("registry", &Default::default()).await.unwrap();
+    services.delete("registry", &DeleteParams::default()).await.unwrap();
     eventually("the Service to be made again", async || Ok(services.get("registry").await?)).await.unwrap();
 
     let label = "app.kubernetes.io/part-of";

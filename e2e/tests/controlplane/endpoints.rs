@@ -1,5 +1,7 @@
 //! Endpoints that the operator runs for the owners of namespaces, if these let it.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{
     apps::v1::{Deployment, DeploymentSpec},
@@ -77,8 +79,7 @@ async fn an_endpoint_runs_once_its_namespace_allows_it_and_goes_with_its_templat
 async fn a_template_that_cannot_be_run_says_why_and_recovers() {
     let stage = Stage::with_mesh().await.unwrap();
     stage.apply(TEMPLATE).await.unwrap();
-    let permit = "create rolebinding nsm-endpoint-workloads --namespace bank --clusterrole nsm-endpoint-workloads --serviceaccount nsm-operator:nsm-operator";
-    stage.plane.kubectl(&permit.split(' ').collect::<Vec<_>>()).unwrap();
+    permit(&stage);
     verdict(&stage, "Accepted", "WorkloadApplied").await.unwrap();
 
     edit(&stage, &json!({"labels": {"a:b": "c"}})).await.unwrap();
@@ -87,9 +88,22 @@ async fn a_template_that_cannot_be_run_says_why_and_recovers() {
     edit(&stage, &json!({"labels": {"a:b": null}})).await.unwrap();
     verdict(&stage, "Accepted", "WorkloadApplied").await.unwrap();
 
-    // Without a workload it is no template any more, and runs nothing.
+    // Even by the label that says whose it is, what was made for it is not lost.
     let deployments: Api<Deployment> = Api::namespaced(stage.client.clone(), "bank");
-    deployments.get("gateway").await.unwrap();
+    let label = "operator.networkservicemesh.io/template";
+    let unlabelled = Patch::Merge(json!({"metadata": {"labels": {label: null}}}));
+    // Work that earlier events are still good for would hide that this one is lost; it is done within
+    // a tenth of that.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    deployments.patch("gateway", &PatchParams::default(), &unlabelled).await.unwrap();
+    eventually("the label to be put back", async || {
+        ensure!(deployments.get("gateway").await?.labels().contains_key(label), "it is not there");
+        Ok(())
+    })
+    .await
+    .unwrap();
+
+    // Without a workload it is no template any more, and runs nothing.
     edit(&stage, &Value::Null).await.unwrap();
     eventually("the Deployment to be gone", async || {
         ensure!(deployments.get_opt("gateway").await?.is_none(), "it is there");
@@ -97,6 +111,32 @@ async fn a_template_that_cannot_be_run_says_why_and_recovers() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn a_deployment_of_others_is_not_taken_over_by_a_template_of_its_name() {
+    let stage = Stage::with_mesh().await.unwrap();
+    stage.apply(FOREIGN).await.unwrap();
+    let deployments: Api<Deployment> = Api::namespaced(stage.client.clone(), "bank");
+    let before = deployments.get("gateway").await.unwrap();
+    stage.apply(TEMPLATE).await.unwrap();
+    permit(&stage);
+    let message = verdict(&stage, "Accepted", "ApplyFailed").await.unwrap();
+    assert!(message.starts_with("Deployment bank/gateway exists and is not the operator's"), "{message}");
+    let after = deployments.get("gateway").await.unwrap();
+    assert_eq!((after.uid(), after.spec), (before.uid(), before.spec));
+    deployments.delete("gateway", &DeleteParams::default()).await.unwrap();
+    verdict(&stage, "Accepted", "WorkloadApplied").await.unwrap();
+}
+
+/// The owner of the namespace lets the operator run endpoints in it.
+fn permit(stage: &Stage) {
+    let binding = "create rolebinding nsm-endpoint-workloads --namespace bank --clusterrole nsm-endpoint-workloads --serviceaccount nsm-operator:nsm-operator";
+    // Where an earlier story has allowed it that stays so.
+    if stage.plane.kubectl(&["get", "rolebinding", "nsm-endpoint-workloads", "--namespace", "bank"]).is_err()
+    {
+        stage.plane.kubectl(&binding.split(' ').collect::<Vec<_>>()).unwrap();
+    }
 }
 
 /// Waits until a condition has this reason: its message.
@@ -154,3 +194,18 @@ spec:
     labels: {app: gateway}
     replicas: 2
     env: [{name: MORE, value: x}]";
+
+/// A Deployment of the namespace's owner.
+const FOREIGN: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: bank}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: gateway, namespace: bank}
+spec:
+  selector: {matchLabels: {app: gateway}}
+  template:
+    metadata: {labels: {app: gateway}}
+    spec: {containers: [{name: a, image: e2e.test/a:1}]}";

@@ -9,11 +9,14 @@ use kube::{
 use nsm_e2e::kubernetes::eventually;
 use serde_json::json;
 
-use crate::stage::{MESH, Stage};
+use crate::stage::{CONFIG, MESH, Stage};
 
 /// Requests that coming back may take: for each of eleven kinds a watch or two that end early, a
 /// list and a new watch.
 const MOST_REQUESTS: usize = 11 * 6;
+
+/// Workloads that new settings change.
+const WORKLOADS: usize = 5;
 
 #[tokio::test]
 async fn the_operator_outlives_the_api_server_and_repairs_what_changed_meanwhile() {
@@ -39,13 +42,23 @@ async fn the_operator_outlives_the_api_server_and_repairs_what_changed_meanwhile
     .await
     .unwrap();
     eventually("the Service to be made again", async || Ok(services.get("registry").await?)).await.unwrap();
+    // The watches of our own kinds come back last: the API server has to learn these first.
+    stage.apply(&CONFIG.replace("{}", "{logLevel: DEBUG}")).await.unwrap();
+    eventually("the new settings", async || {
+        let spec = serde_json::to_string(&daemons.get("forwarder").await?.spec)?;
+        ensure!(spec.contains("DEBUG"), "{spec}");
+        Ok(())
+    })
+    .await
+    .unwrap();
     stage.ready().await.unwrap();
 
     let asked = stage.audit.of(stage.account.user(), mark).await.unwrap();
     assert!(asked.count() <= MOST_REQUESTS, "{} requests: {:#?}", asked.count(), asked.words());
-    let written = asked.writes().granted().filter(|request| !request.is_status());
-    let mut words = written.words();
-    words.sort();
-    assert_eq!(words, ["patch daemonsets nsm-system/nsmgr", "patch services nsm-system/registry"]);
+    let mut written = asked.writes().granted().filter(|request| !request.is_status()).words();
+    let of_settings = written.split_off(2);
+    written.sort();
+    assert_eq!(written, ["patch daemonsets nsm-system/nsmgr", "patch services nsm-system/registry"]);
+    assert_eq!(of_settings.len(), WORKLOADS, "{of_settings:?}");
     stage.operator.as_mut().unwrap().ensure_running().unwrap();
 }

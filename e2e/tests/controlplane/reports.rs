@@ -10,7 +10,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use nsm_crds::{NSMConfig, NSMNodeState, NetworkService, NetworkServiceEndpoint};
 use nsm_e2e::kubernetes::{Account, eventually};
@@ -114,18 +114,18 @@ async fn nobody_but_the_nsmgr_reports_and_the_nsmgr_does_nothing_else() {
     let here = |name: &str| json!({"metadata": {"name": name}});
     let nodes: Api<NSMNodeState> = Api::all(nsmgr.clone());
     forbidden("delete of a report", nodes.delete("node1", &delete).await);
-    forbidden("list of reports", nodes.list(&Default::default()).await);
+    forbidden("list of reports", nodes.list(&ListParams::default()).await);
     let configs: Api<NSMConfig> = Api::all(nsmgr.clone());
     forbidden("settings", configs.patch("default", &patch, &nothing).await);
     forbidden("status of the mesh", configs.patch_status("default", &patch, &nothing).await);
     let services: Api<NetworkService> = Api::namespaced(nsmgr.clone(), MESH);
-    forbidden("services", services.list(&Default::default()).await);
+    forbidden("services", services.list(&ListParams::default()).await);
     let daemons: Api<DaemonSet> = Api::namespaced(nsmgr.clone(), MESH);
     forbidden("workloads", daemons.patch("nsmgr", &patch, &nothing).await);
     let maps: Api<ConfigMap> = Api::namespaced(nsmgr.clone(), MESH);
     forbidden("config maps", maps.create(&post, &serde_json::from_value(here("a")).unwrap()).await);
     let pods: Api<Pod> = Api::all(nsmgr.clone());
-    forbidden("pods", pods.list(&Default::default()).await);
+    forbidden("pods", pods.list(&ListParams::default()).await);
     let secrets: Api<Secret> = Api::namespaced(nsmgr.clone(), OPERATOR);
     forbidden("the root key", secrets.get("nsm-identity-root").await);
     let namespaces: Api<Namespace> = Api::all(nsmgr);

@@ -8,7 +8,7 @@ use crate::stage::Stage;
 
 /// How long nothing may happen. Nothing has to settle; what is wrong shows as requests that repeat,
 /// the slowest of which, a retry or a second look, come within a few seconds.
-const WINDOW: Duration = Duration::from_secs(6);
+const WINDOW: Duration = Duration::from_secs(5);
 
 /// Kinds that the operator watches: four of ours, seven that it makes.
 const KINDS: usize = 11;

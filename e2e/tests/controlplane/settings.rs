@@ -4,7 +4,7 @@ use anyhow::ensure;
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Namespace};
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use nsm_crds::NSMConfig;
 use nsm_e2e::kubernetes::{Kubelet, eventually};
@@ -48,10 +48,11 @@ async fn a_namespace_that_the_operator_cannot_use_is_named_with_what_to_do() {
     remove(&stage).await;
     make(&stage, "elsewhere").await;
     unusable(&stage, "ApplyFailed", "Namespace elsewhere: not allowed").await;
+    unusable(&stage, "ApplyFailed", "for another spec.namespace with meshNamespace set to it").await;
     // Someone else's namespace is not taken over either.
     let namespace = json!({"metadata": {"name": MESH}});
     let namespaces: Api<Namespace> = Api::all(stage.client.clone());
-    namespaces.create(&Default::default(), &serde_json::from_value(namespace).unwrap()).await.unwrap();
+    namespaces.create(&PostParams::default(), &serde_json::from_value(namespace).unwrap()).await.unwrap();
     remove(&stage).await;
     make(&stage, MESH).await;
     unusable(&stage, "ApplyFailed", "Namespace nsm-system exists and is not the operator's").await;

@@ -109,6 +109,9 @@ impl Stage {
     fn cleared(self) -> Result<Self> {
         let all = ["delete", "nsmnode,netsvc,nse", "--all", "--all-namespaces", "--wait=false"];
         self.plane.kubectl(&all)?;
+        // Without a garbage collector their Deployments stay.
+        let made = ["delete", "deployments", "--selector", "operator.networkservicemesh.io/template"];
+        self.plane.kubectl(&[&made[..], &["--all-namespaces", "--wait=false"]].concat())?;
         Ok(self)
     }
 
