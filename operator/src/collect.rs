@@ -33,7 +33,12 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A watch knows all objects of its kind anew, so anything may have changed.
-    Anything,
+    Listed {
+        /// The kind, if it is one of objects that the operator made.
+        kind: Option<Kind>,
+        /// When the list was asked for: it has everything that was written before.
+        since: Instant,
+    },
     /// The `NSMConfig`.
     Config,
     /// A node's report.
@@ -115,7 +120,8 @@ impl Watches {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
         let api = Api::all(client.clone());
-        self.watch(api, watcher::Config::default(), Writer::default(), strip, move |object, _| change(object))
+        let config = watcher::Config::default();
+        self.watch(api, config, None, Writer::default(), strip, move |object, _| change(object))
     }
 
     fn owned(&mut self, client: &Client, kind: Kind) -> Store<DynamicObject> {
@@ -127,6 +133,7 @@ impl Watches {
         self.watch(
             api,
             selected,
+            Some(kind),
             Writer::new(resource),
             |_| (),
             move |object, deleted| {
@@ -140,6 +147,7 @@ impl Watches {
         &mut self,
         api: Api<K>,
         config: watcher::Config,
+        kind: Option<Kind>,
         writer: Writer<K>,
         strip: fn(&mut K),
         change: F,
@@ -155,12 +163,17 @@ impl Watches {
         self.tasks.spawn(async move {
             let events = watcher(api, config).backoff(Steady::default()).modify(strip).reflect(writer);
             let mut events = std::pin::pin!(events);
+            let mut since = Instant::now();
             while let Some(event) = events.next().await {
                 let change = match event {
                     Ok(Event::Apply(object)) => change(&object, false),
                     Ok(Event::Delete(object)) => change(&object, true),
-                    Ok(Event::InitDone) => Some(Change::Anything),
-                    Ok(Event::Init | Event::InitApply(_)) => None,
+                    Ok(Event::InitDone) => Some(Change::Listed { kind, since }),
+                    Ok(Event::Init) => {
+                        since = Instant::now();
+                        None
+                    }
+                    Ok(Event::InitApply(_)) => None,
                     Err(error) => {
                         warn!(%resource, error = &error as &dyn std::error::Error, "a watch failed and is opened again");
                         None

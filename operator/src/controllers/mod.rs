@@ -6,7 +6,13 @@ mod config;
 mod endpoint;
 mod service;
 
-use std::{convert::Infallible, fmt, hash::Hash, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt, StreamExt, channel::mpsc, future::BoxFuture, stream};
 use kube::{
@@ -129,7 +135,7 @@ async fn route(
     stop: watch::Receiver<bool>,
 ) {
     let mut stop = std::pin::pin!(stopped(stop).fuse());
-    let mut change = Some(Change::Anything);
+    let mut change = Some(Change::Listed { kind: None, since: Instant::now() });
     while let Some(now) = change.take() {
         if queues.dispatch(&context, now).await.is_err() {
             return;
@@ -165,7 +171,10 @@ impl Queues {
                 send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await?;
                 self.all_endpoints(context).await
             }
-            Change::Anything | Change::Node => {
+            Change::Listed { .. } | Change::Node => {
+                if let Change::Listed { kind: Some(kind), since } = change {
+                    context.known.listed(kind, since);
+                }
                 send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await?;
                 for service in context.known.stores().services.state() {
                     send(&mut self.services, ObjectRef::from_obj(service.as_ref())).await?;
