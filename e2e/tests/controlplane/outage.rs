@@ -23,6 +23,9 @@ async fn the_operator_outlives_the_api_server_and_repairs_what_changed_meanwhile
     let mut stage = Stage::with_own_mesh().await.unwrap();
     let daemons: Api<DaemonSet> = Api::namespaced(stage.client.clone(), MESH);
     let services: Api<Service> = Api::namespaced(stage.client.clone(), MESH);
+    // What the operator has just written it must not take for there when the list says otherwise.
+    services.delete("registry", &DeleteParams::default()).await.unwrap();
+    eventually("the Service to be made again", async || Ok(services.get("registry").await?)).await.unwrap();
     let mark = stage.audit.mark().await.unwrap();
     stage.plane.restart_api().unwrap();
     // The watches of the operator are not open again yet.
