@@ -6,6 +6,7 @@
 //! file open on them, processes end with the one that started them.
 
 pub mod interface;
+pub mod kubernetes;
 pub mod mesh;
 pub mod monitor;
 pub mod netns;

@@ -33,7 +33,12 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A watch knows all objects of its kind anew, so anything may have changed.
-    Anything,
+    Listed {
+        /// The kind, if it is one of objects that the operator made.
+        kind: Option<Kind>,
+        /// When the list was asked for: it has everything that was written before.
+        since: Instant,
+    },
     /// The `NSMConfig`.
     Config,
     /// A node's report.
@@ -46,8 +51,6 @@ pub enum Change {
     Owned {
         /// Which one.
         key: Key,
-        /// The template it was made for, if it was.
-        template: Option<String>,
         /// Whether it is gone.
         deleted: bool,
     },
@@ -117,7 +120,8 @@ impl Watches {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
         let api = Api::all(client.clone());
-        self.watch(api, watcher::Config::default(), Writer::default(), strip, move |object, _| change(object))
+        let config = watcher::Config::default();
+        self.watch(api, config, None, Writer::default(), strip, move |object, _| change(object))
     }
 
     fn owned(&mut self, client: &Client, kind: Kind) -> Store<DynamicObject> {
@@ -129,13 +133,12 @@ impl Watches {
         self.watch(
             api,
             selected,
+            Some(kind),
             Writer::new(resource),
             |_| (),
             move |object, deleted| {
                 let (namespace, name) = names_of(object);
-                let template =
-                    object.metadata.labels.as_ref().and_then(|labels| labels.get(names::TEMPLATE)).cloned();
-                Some(Change::Owned { key: Key { kind, namespace, name }, template, deleted })
+                Some(Change::Owned { key: Key { kind, namespace, name }, deleted })
             },
         )
     }
@@ -144,6 +147,7 @@ impl Watches {
         &mut self,
         api: Api<K>,
         config: watcher::Config,
+        kind: Option<Kind>,
         writer: Writer<K>,
         strip: fn(&mut K),
         change: F,
@@ -159,12 +163,17 @@ impl Watches {
         self.tasks.spawn(async move {
             let events = watcher(api, config).backoff(Steady::default()).modify(strip).reflect(writer);
             let mut events = std::pin::pin!(events);
+            let mut since = Instant::now();
             while let Some(event) = events.next().await {
                 let change = match event {
                     Ok(Event::Apply(object)) => change(&object, false),
                     Ok(Event::Delete(object)) => change(&object, true),
-                    Ok(Event::InitDone) => Some(Change::Anything),
-                    Ok(Event::Init | Event::InitApply(_)) => None,
+                    Ok(Event::InitDone) => Some(Change::Listed { kind, since }),
+                    Ok(Event::Init) => {
+                        since = Instant::now();
+                        None
+                    }
+                    Ok(Event::InitApply(_)) => None,
                     Err(error) => {
                         warn!(%resource, error = &error as &dyn std::error::Error, "a watch failed and is opened again");
                         None

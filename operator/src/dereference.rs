@@ -50,6 +50,12 @@ impl<K: Eq + Hash, T: Clone> Written<K, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
+    /// Forgets the writes of some keys that were made before a point in time.
+    pub fn forget_before(&self, since: Instant, keys: impl Fn(&K) -> bool) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|key, entry| entry.at >= since || !keys(key));
+    }
+
     /// How long ago the last write was, if it is remembered.
     pub fn age(&self, key: &K) -> Option<Duration> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,6 +136,12 @@ impl Known {
         self.written.forget(key);
     }
 
+    /// Notes that all objects of a kind were listed: what was written before and is not among them is
+    /// gone, even though no watch has said so.
+    pub fn listed(&self, kind: Kind, since: Instant) {
+        self.written.forget_before(since, |key| key.kind == kind);
+    }
+
     fn stored(&self, key: &Key) -> Option<Arc<DynamicObject>> {
         let mut reference = ObjectRef::new_with(&key.name, key.kind.resource());
         if !key.namespace.is_empty() {
@@ -164,6 +176,12 @@ mod tests {
         assert_eq!(written.newer_than(&"a", None), Some(1));
         assert_eq!(written.newer_than(&"a", Some("10")), None);
         assert_eq!(written.newer_than(&"b", None), None);
+        let later = Instant::now();
+        written.remember("b", Some("11"), 2);
+        written.forget_before(later, |key| *key == "b");
+        assert_eq!(written.newer_than(&"b", None), Some(2));
+        written.forget_before(Instant::now(), |key| *key == "b");
+        assert_eq!((written.newer_than(&"a", None), written.newer_than(&"b", None)), (Some(1), None));
         written.forget(&"a");
         assert_eq!(written.newer_than(&"a", None), None);
     }

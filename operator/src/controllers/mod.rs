@@ -6,7 +6,13 @@ mod config;
 mod endpoint;
 mod service;
 
-use std::{convert::Infallible, fmt, hash::Hash, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt, StreamExt, channel::mpsc, future::BoxFuture, stream};
 use kube::{
@@ -29,7 +35,7 @@ use crate::{
     apply::{self, Writer},
     collect::Change,
     dereference::{Known, Written},
-    object::{Desired, ObjectError},
+    object::{Desired, Kind, ObjectError},
     plan::Step,
     validate::Installation,
 };
@@ -129,7 +135,7 @@ async fn route(
     stop: watch::Receiver<bool>,
 ) {
     let mut stop = std::pin::pin!(stopped(stop).fuse());
-    let mut change = Some(Change::Anything);
+    let mut change = Some(Change::Listed { kind: None, since: Instant::now() });
     while let Some(now) = change.take() {
         if queues.dispatch(&context, now).await.is_err() {
             return;
@@ -150,22 +156,25 @@ impl Queues {
             Change::Template(namespace, name) => {
                 send(&mut self.endpoints, ObjectRef::new(&name).within(&namespace)).await
             }
-            Change::Owned { key, template, deleted } => {
+            Change::Owned { key, deleted } => {
                 if deleted {
                     context.known.gone(&key);
                 }
-                match template {
-                    Some(name) => {
-                        send(&mut self.endpoints, ObjectRef::new(&name).within(&key.namespace)).await
-                    }
-                    None => send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await,
+                // By its name, which is its template's: labels are what may have been edited.
+                let template = ObjectRef::new(&key.name).within(&key.namespace);
+                if key.kind == Kind::Deployment && context.known.stores().endpoints.get(&template).is_some() {
+                    send(&mut self.endpoints, template).await?;
                 }
+                send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await
             }
             Change::Config => {
                 send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await?;
                 self.all_endpoints(context).await
             }
-            Change::Anything | Change::Node => {
+            Change::Listed { .. } | Change::Node => {
+                if let Change::Listed { kind: Some(kind), since } = change {
+                    context.known.listed(kind, since);
+                }
                 send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await?;
                 for service in context.known.stores().services.state() {
                     send(&mut self.services, ObjectRef::from_obj(service.as_ref())).await?;

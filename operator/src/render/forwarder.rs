@@ -22,9 +22,9 @@ pub(super) fn daemon_set(mesh: &Mesh) -> Result<Desired, ObjectError> {
         pod::field(NODE_IP, "status.hostIP"),
         pod::value(vars::NSM_NAME, format!("{}-$({})", component::FORWARDER, vars::NODE_NAME)),
         pod::value(vars::NSM_CONNECT_TO, format!("unix://{}", wire::NSMGR_SOCKET)),
-        pod::value(vars::NSM_LISTEN_ON, format!("unix://{}/forwarder.sock", wire::MESH_DIR)),
+        pod::value(vars::NSM_LISTEN_ON, format!("unix://{}/forwarder.sock", wire::FORWARDER_DIR)),
         pod::value(vars::NSM_TUNNEL_IP, format!("$({NODE_IP})")),
-        pod::value(vars::NSM_BASE_DIR, format!("{}/forwarder", wire::MESH_DIR)),
+        pod::value(vars::NSM_BASE_DIR, format!("{}/connections", wire::FORWARDER_DIR)),
     ]);
     let process = Process {
         name: component::FORWARDER,
@@ -32,7 +32,8 @@ pub(super) fn daemon_set(mesh: &Mesh) -> Result<Desired, ObjectError> {
         health: &[],
         env,
         folders: vec![
-            pod::host_folder("mesh", wire::MESH_DIR, false),
+            pod::host_folder("mesh", wire::MESH_DIR, true),
+            pod::host_folder("forwarder", wire::FORWARDER_DIR, false),
             pod::identity_folder(),
             network_namespaces(),
         ],

@@ -1,0 +1,28 @@
+//! The operator and its resources before a real API server: what the server takes and refuses, what
+//! the operator asks of it, and what it may. Runs on the machine's loopback, needs no root.
+//!
+//! There are no nodes here; tests say themselves what a kubelet would.
+
+// Helpers of tests are tests: what they cannot do fails the test.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "controlplane/definitions.rs"]
+mod definitions;
+#[path = "controlplane/drift.rs"]
+mod drift;
+#[path = "controlplane/endpoints.rs"]
+mod endpoints;
+#[path = "controlplane/install.rs"]
+mod install;
+#[path = "controlplane/outage.rs"]
+mod outage;
+#[path = "controlplane/removal.rs"]
+mod removal;
+#[path = "controlplane/reports.rs"]
+mod reports;
+#[path = "controlplane/rest.rs"]
+mod rest;
+#[path = "controlplane/settings.rs"]
+mod settings;
+#[path = "controlplane/stage.rs"]
+mod stage;

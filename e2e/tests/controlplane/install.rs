@@ -1,0 +1,93 @@
+//! The first installation: in order, with the operator's own rights, and no write too many.
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use kube::{Api, ResourceExt, api::ListParams};
+use nsm_e2e::kubernetes::{Kubelet, eventually};
+
+use crate::stage::{CONFIG, MESH, NODES, Stage};
+
+/// Workloads in the order in which they start, and whether they run on each node.
+const WORKLOADS: [(&str, bool); 5] = [
+    ("nsm-identity-authority", false),
+    ("nsm-identity-agent", true),
+    ("registry", false),
+    ("nsmgr", true),
+    ("forwarder", true),
+];
+
+/// One namespace, eleven of accounts and bindings, two Services, five workloads.
+const OBJECTS: usize = 19;
+
+#[tokio::test]
+async fn a_mesh_is_installed_tier_by_tier_with_one_write_an_object() {
+    let mut stage = Stage::installed().await.unwrap();
+    let mark = stage.audit.mark().await.unwrap();
+    stage.start_operator().unwrap();
+    stage.apply(CONFIG).await.unwrap();
+    for (number, (name, on_nodes)) in WORKLOADS.into_iter().enumerate() {
+        let expected: Vec<_> = WORKLOADS[..=number].iter().map(|(name, _)| (*name).to_owned()).collect();
+        eventually("the next tier", async || {
+            let there = workloads(&stage).await?;
+            ensure!(there.len() > number, "only {there:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+        // The status tells that this tier is what the rest waits for, so the operator is done here.
+        stage
+            .config("the tier in the status", |_, ready| {
+                ensure!(
+                    ready.reason == "Progressing" && ready.message.starts_with(name),
+                    "{}",
+                    ready.message
+                );
+                Ok(())
+            })
+            .await
+            .unwrap();
+        let mut there = workloads(&stage).await.unwrap();
+        there.sort_by_key(|name| WORKLOADS.iter().position(|(known, _)| known == name));
+        assert_eq!(there, expected, "a later tier began before {name} was ready");
+        if on_nodes {
+            Kubelet::run_daemon_set(&stage.client, MESH, name, NODES, NODES).await.unwrap();
+        } else {
+            Kubelet::run_deployment(&stage.client, MESH, name).await.unwrap();
+        }
+    }
+    let status = stage.ready().await.unwrap();
+    let counts: Vec<_> = status
+        .components
+        .iter()
+        .map(|component| (component.name.as_str(), component.desired, component.ready))
+        .collect();
+    let expected =
+        WORKLOADS.map(|(name, on_nodes)| if on_nodes { (name, NODES, NODES) } else { (name, 1, 1) });
+    assert_eq!(counts, expected);
+    let table = stage.plane.kubectl(&["get", "nsm"]).unwrap();
+    let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(rows.next().unwrap(), ["NAME", "READY", "NODES", "CONNS", "DOWN", "AGE"]);
+    assert_eq!(rows.next().unwrap()[..5], ["default", "True", "2", "0", "0"]);
+
+    let asked = stage.audit.of(stage.account.user(), mark).await.unwrap().writes();
+    let granted = asked.clone().granted();
+    let objects = granted.clone().filter(|request| !request.is_status());
+    assert_eq!(objects.count(), OBJECTS, "{:#?}", asked.words());
+    // One when it begins, one a workload that became ready. The right to write in the mesh's
+    // namespace may count only a moment after it was granted; then the status tells of waiting.
+    let waited = usize::from(asked.count() > granted.count());
+    let statuses = granted.count() - objects.count();
+    assert_eq!(statuses, 1 + WORKLOADS.len() + waited, "{:#?}", asked.words());
+}
+
+/// Names of the workloads there are.
+async fn workloads(stage: &Stage) -> Result<Vec<String>> {
+    let all = ListParams::default();
+    let deployments = Api::<Deployment>::namespaced(stage.client.clone(), MESH).list(&all).await?;
+    let daemons = Api::<DaemonSet>::namespaced(stage.client.clone(), MESH).list(&all).await?;
+    Ok(deployments
+        .iter()
+        .map(ResourceExt::name_any)
+        .chain(daemons.iter().map(ResourceExt::name_any))
+        .collect())
+}
