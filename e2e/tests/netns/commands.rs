@@ -1,13 +1,16 @@
 //! The program on the command line.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
 
 use nsm_e2e::{
     mesh::{Mesh, Signal, Who, program},
     wait::{may_run, until_true},
 };
 
-use crate::story::LIFE;
+use crate::story::{LIFE, Story};
 
 /// Runs `nsm health` in the environment of a process.
 fn health(mesh: &Mesh, who: Who) -> Output {
@@ -47,4 +50,16 @@ fn a_bad_setting_ends_with_2_and_names_variable_value_and_what_is_allowed() {
     {
         assert!(error.contains(text), "{text} is not in: {error}");
     }
+}
+
+#[test]
+fn a_process_that_is_told_to_stop_does_not_wait_for_those_who_watch_it() {
+    if !may_run() {
+        return;
+    }
+    let mut story = Story::begin();
+    // Both clients and the forwarder have streams open that never end by themselves.
+    let before = Instant::now();
+    story.mesh.end(&[Who::Nsmgr(2), Who::Forwarder(2), Who::Registry], Signal::SIGTERM).unwrap();
+    assert!(before.elapsed() < Duration::from_secs(3), "{:?}", before.elapsed());
 }

@@ -105,7 +105,7 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
     let index = Index::new(services.clone(), endpoints.clone(), mesh.clock.clone());
     let monitor = Arc::new(Monitor::default());
     let chain = chain(&mesh, &settings, tunnel, vnis, &monitor, index, xconnect);
-    let service = ConnectionService::new(chain, monitor, mesh.token_life);
+    let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone());
     // Before the registration, which passes the socket on.
     let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
     let registration =

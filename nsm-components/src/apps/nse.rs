@@ -76,7 +76,12 @@ fn entry(settings: &Nse) -> NetworkServiceEndpoint {
 pub async fn run(settings: Nse, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop).await?;
     let monitor = Arc::new(Monitor::default());
-    let service = ConnectionService::new(chain(&mesh, &settings, &monitor)?, monitor, mesh.token_life);
+    let service = ConnectionService::new(
+        chain(&mesh, &settings, &monitor)?,
+        monitor,
+        mesh.token_life,
+        mesh.stop.clone(),
+    );
     // Before the registration, which passes the socket on.
     let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
     let up =

@@ -51,6 +51,7 @@ pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Erro
         services(&mesh.clock, &mesh.trust),
         endpoints(&mesh.clock, &mesh.trust),
         mesh.token_life,
+        mesh.stop.clone(),
     );
     let router = |mut server: Server| -> Router {
         server

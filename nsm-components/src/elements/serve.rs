@@ -2,7 +2,8 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request as Call, Response, Status};
 
 use super::{
@@ -25,12 +26,14 @@ pub struct ConnectionService {
     chain: Chain,
     monitor: Arc<Monitor>,
     token_life: Duration,
+    stop: CancellationToken,
 }
 
 impl ConnectionService {
-    /// Serves `chain`, whose monitor element is `monitor`; tokens live at most `token_life`.
-    pub fn new(chain: Chain, monitor: Arc<Monitor>, token_life: Duration) -> Self {
-        Self { chain, monitor, token_life }
+    /// Serves `chain`, whose monitor element is `monitor`; tokens live at most `token_life`. Streams
+    /// end with the stop, or they would hold it up.
+    pub fn new(chain: Chain, monitor: Arc<Monitor>, token_life: Duration, stop: CancellationToken) -> Self {
+        Self { chain, monitor, token_life, stop }
     }
 
     /// What travels beside the call.
@@ -94,7 +97,7 @@ impl MonitorConnection for ConnectionService {
     ) -> Result<Response<Self::MonitorConnectionsStream>, Status> {
         let accepted = accepted(&call)?;
         let events = self.monitor.subscribe(call.into_inner(), &accepted.session.peer.id);
-        Ok(Response::new(Box::pin(events)))
+        Ok(Response::new(Box::pin(events.take_until(self.stop.clone().cancelled_owned()))))
     }
 }
 

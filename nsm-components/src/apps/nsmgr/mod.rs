@@ -120,8 +120,13 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
         }
         None => None,
     };
-    let connections = ConnectionService::new(chain, monitor, mesh.token_life);
-    let registry = registry::RegistryService::new(registries.services, registries.endpoints, mesh.token_life);
+    let connections = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone());
+    let registry = registry::RegistryService::new(
+        registries.services,
+        registries.endpoints,
+        mesh.token_life,
+        mesh.stop.clone(),
+    );
     let router = |mut server: Server| -> Router {
         server
             .add_service(NetworkServiceServer::new(connections.clone()))

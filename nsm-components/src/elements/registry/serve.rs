@@ -3,6 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request as Call, Response, Status, metadata::MetadataValue};
 
 use super::Wire;
@@ -28,16 +29,19 @@ pub struct RegistryService {
     services: RegistryChain<NetworkService>,
     endpoints: RegistryChain<NetworkServiceEndpoint>,
     token_life: Duration,
+    stop: CancellationToken,
 }
 
 impl RegistryService {
-    /// Serves these chains; tokens live at most `token_life`.
+    /// Serves these chains; tokens live at most `token_life`. Watches end with the stop, or they would
+    /// hold it up.
     pub fn new(
         services: RegistryChain<NetworkService>,
         endpoints: RegistryChain<NetworkServiceEndpoint>,
         token_life: Duration,
+        stop: CancellationToken,
     ) -> Self {
-        Self { services, endpoints, token_life }
+        Self { services, endpoints, token_life, stop }
     }
 
     /// What travels beside the call, and the socket its URL names.
@@ -108,7 +112,7 @@ where
         }
         Err(error) => Err(status(&error)),
     });
-    Ok(Response::new(Box::pin(answers)))
+    Ok(Response::new(Box::pin(answers.take_until(service.stop.clone().cancelled_owned()))))
 }
 
 #[tonic::async_trait]
