@@ -48,7 +48,7 @@ impl Element for ToNsmgr {
 // === impl Client ===
 
 impl Client {
-    /// The id is the same after a restart, so the mesh takes the first Request for a refresh.
+    /// The id is the same after a restart, and with it all ids on the way: the first Request is a refresh.
     fn new(mesh: &Mesh, settings: &Nsc, number: usize, wanted: NsmUrl) -> Result<Self, Error> {
         let kernel = KernelClient::new(wanted.interface.clone());
         let kernel = kernel.map_err(|source| Error::Kernel { what: "the network namespace", source })?;
