@@ -202,3 +202,86 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
         })))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        api::peer::Peer,
+        chain::{Caller, RegistryChain},
+        transport::file_key,
+    };
+
+    const POD: &str = "spiffe://d/ns/demo/sa/default/pod/a";
+    const OTHER: &str = "spiffe://d/ns/demo/sa/default/pod/b";
+    const FORWARDER: &str = "spiffe://d/ns/nsm-system/sa/forwarder/node/n1";
+
+    fn chain() -> (LocalEntries, RegistryChain<NetworkServiceEndpoint>) {
+        let local = LocalEntries::default();
+        let trust = Trust::new(&[], "spiffe://d/ns/nsm-system/sa/nsmgr/node/n1");
+        let bypass = LocalBypass::new("tcp://10.0.0.1:5001", "forwarder", local.clone(), trust);
+        (local, RegistryChain::new([Arc::new(bypass) as Arc<dyn RegistryElement<_>>]))
+    }
+
+    /// A call of this process, with a socket beside it, and the socket's URL.
+    fn call(id: &str) -> (RegistryCx, String) {
+        let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let socket = Arc::new(OwnedFd::from(socket));
+        let key = file_key(&socket).unwrap();
+        let mut cx = RegistryCx::within(Duration::from_secs(1));
+        cx.files.insert(key, socket);
+        let peer = Peer { id: id.into(), public_key: Vec::new(), not_after: 0 };
+        cx.caller = Some(Arc::new(Caller { peer, token: None, own_token: ("".into(), 0) }));
+        (cx, key.to_string())
+    }
+
+    async fn register(
+        chain: &RegistryChain<NetworkServiceEndpoint>,
+        id: &str,
+        name: &str,
+        service: &str,
+        url: Option<&str>,
+    ) -> Result<NetworkServiceEndpoint> {
+        let (cx, own) = call(id);
+        let entry = NetworkServiceEndpoint {
+            name: name.into(),
+            network_service_names: vec![service.into()],
+            url: url.map_or(own, str::to_owned),
+            path_ids: vec![id.into()],
+            ..Default::default()
+        };
+        chain.start().register(&cx, entry).await
+    }
+
+    #[tokio::test]
+    async fn nobody_takes_or_removes_anothers_name() {
+        let (local, chain) = chain();
+        register(&chain, POD, "nse", "finance", None).await.unwrap();
+        assert_eq!(register(&chain, OTHER, "nse", "finance", None).await.unwrap_err().kind, Kind::Denied);
+        let entry = |id: &str| NetworkServiceEndpoint {
+            name: "nse".into(),
+            path_ids: vec![id.into()],
+            ..Default::default()
+        };
+        let refused = chain.start().unregister(&call(OTHER).0, entry(OTHER)).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::Denied);
+        assert!(local.get("nse").is_some());
+        chain.start().unregister(&call(POD).0, entry(POD)).await.unwrap();
+        assert!(local.is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_processes_of_the_mesh_offer_forwarders_and_register_addresses() {
+        let (local, chain) = chain();
+        assert_eq!(register(&chain, POD, "a", "forwarder", None).await.unwrap_err().kind, Kind::Denied);
+        let tcp = Some("tcp://10.0.0.9:1");
+        assert_eq!(register(&chain, POD, "b", "finance", tcp).await.unwrap_err().kind, Kind::Denied);
+        let path = Some("unix:///run/other.sock");
+        assert_eq!(register(&chain, POD, "c", "finance", path).await.unwrap_err().kind, Kind::Denied);
+        assert!(local.is_empty());
+        register(&chain, FORWARDER, "forwarder-n1", "forwarder", None).await.unwrap();
+        register(&chain, FORWARDER, "d", "finance", tcp).await.unwrap();
+    }
+}
