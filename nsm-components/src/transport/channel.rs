@@ -5,29 +5,19 @@
 
 use std::{
     collections::BTreeMap,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
-use http::Uri;
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
-use tracing::debug;
 
-use super::{Error, FdTable, MAX_HEADER_LIST, Session, Source, Token, tls, wire::Wire};
+use super::{Error, FdTable, MAX_HEADER_LIST, Session, Source, Token, dial::Connector};
 use crate::api::peer::Address;
 
 /// A channel to one peer. Clones share the connection.
@@ -51,7 +41,7 @@ struct Inner {
     source: Source,
     dial_timeout: Duration,
     open: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Slot>>>>,
-    dials: AtomicU64,
+    dials: Arc<AtomicU64>,
 }
 
 /// The place of one peer. Who holds it dials; the others wait for that.
@@ -90,7 +80,7 @@ impl Channel {
 impl Channels {
     /// No channel yet; each dial may take `dial_timeout`.
     pub fn new(source: Source, dial_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { source, dial_timeout, open: Mutex::default(), dials: AtomicU64::default() }))
+        Self(Arc::new(Inner { source, dial_timeout, open: Mutex::default(), dials: Arc::default() }))
     }
 
     /// The channel to `address`, dialled at the first use, when its connection has ended, and, the
@@ -118,9 +108,26 @@ impl Channels {
         dialled
     }
 
-    /// Forgets the channel to `address`: its process is gone for good.
+    /// Forgets the channel to `address`, whichever it is now. One that is being dialled stays.
     pub fn forget(&self, address: &Address) {
-        self.0.open.lock().remove(&address.to_string());
+        self.forget_if(address, |_| true);
+    }
+
+    /// Forgets this channel to `address`: it broke, or nothing comes back on it. A newer one, which
+    /// another call has dialled meanwhile, stays.
+    pub fn discard(&self, address: &Address, channel: &Channel) {
+        self.forget_if(address, |known| Arc::ptr_eq(&known.session, &channel.session));
+    }
+
+    fn forget_if(&self, address: &Address, wanted: impl Fn(&Channel) -> bool) {
+        let mut open = self.0.open.lock();
+        let key = address.to_string();
+        let forgotten = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
+            slot.try_lock().is_ok_and(|slot| slot.channel.as_ref().is_some_and(&wanted))
+        };
+        if open.get(&key).is_some_and(forgotten) {
+            open.remove(&key);
+        }
     }
 
     /// Forgets the channels to processes that are gone. What is being dialled is held by a caller.
@@ -141,13 +148,15 @@ impl Channels {
         let ended = CancellationToken::new();
         let connector = Connector {
             address: address.clone(),
-            channels: self.0.clone(),
+            source: self.0.source.clone(),
+            limit: self.0.dial_timeout,
+            dials: self.0.dials.clone(),
             files: files.clone(),
             session: session.clone(),
             ended: ended.clone(),
         };
         // The connector makes TLS itself, so for tonic this is plain HTTP. No HTTP/2 keep-alive: Go
-        // answers it with GOAWAY, and a dead process closes its unix sockets.
+        // answers it with GOAWAY. A dead process closes its unix sockets, and TCP has its own probes.
         let endpoint = Endpoint::from_static("http://localhost").http2_max_header_list_size(MAX_HEADER_LIST);
         let limit = self.0.dial_timeout;
         let grpc = tokio::time::timeout(limit, endpoint.connect_with_connector(connector))
@@ -158,102 +167,5 @@ impl Channels {
             })?
             .map_err(|source| Error::Dial { address: address.to_string(), source: source.into() })?;
         Ok(Channel { grpc, files, session, ended, local: address.is_local() })
-    }
-}
-
-/// Makes the one connection of a channel.
-#[derive(Clone)]
-struct Connector {
-    address: Address,
-    channels: Arc<Inner>,
-    files: FdTable,
-    session: Arc<ArcSwapOption<Session>>,
-    ended: CancellationToken,
-}
-
-/// A connection whose end is told.
-struct Told {
-    stream: TlsStream<Wire>,
-    _ended: DropGuard,
-}
-
-impl Connector {
-    async fn connect(self) -> Result<TokioIo<Told>, Error> {
-        let failed =
-            |source: std::io::Error| Error::Dial { address: self.address.to_string(), source: source.into() };
-        if self.ended.is_cancelled() {
-            return Err(failed(std::io::ErrorKind::NotConnected.into()));
-        }
-        let wire = match (&self.address, self.address.path()) {
-            (_, Some(path)) => {
-                Wire::Unix(UnixStream::connect(path).await.map_err(failed)?, self.files.clone())
-            }
-            (address, None) => {
-                let address = address.to_string();
-                let stream =
-                    TcpStream::connect(address.trim_start_matches("tcp://")).await.map_err(failed)?;
-                stream.set_nodelay(true).map_err(failed)?;
-                Wire::Tcp(stream)
-            }
-        };
-        // One snapshot for certificate, roots and token key, however long the handshake takes.
-        let mine = self.channels.source.current()?;
-        let config = tls::client_config(&mine)?;
-        let name = "localhost".try_into().map_err(|_| Error::BadCertificate("no name"))?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, wire).await.map_err(failed)?;
-        let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let peer = tls::peer(leaf.ok_or(Error::BadCertificate("there is none"))?)?;
-        debug!(address = %self.address, peer = %peer.id, "connected");
-        self.channels.dials.fetch_add(1, Ordering::Relaxed);
-        self.session.store(Some(Arc::new(Session::new(mine, peer))));
-        Ok(TokioIo::new(Told { stream, _ended: self.ended.clone().drop_guard() }))
-    }
-}
-
-impl AsyncRead for Told {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Told {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl tower::Service<Uri> for Connector {
-    type Response = TokioIo<Told>;
-    type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let limit = self.channels.dial_timeout;
-        let (connector, address) = (self.clone(), self.address.to_string());
-        Box::pin(async move {
-            tokio::time::timeout(limit, connector.connect())
-                .await
-                .map_err(|_| Error::DialTimeout { address, milliseconds: limit.as_millis() })?
-        })
     }
 }

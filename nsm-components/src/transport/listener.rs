@@ -84,11 +84,7 @@ impl Listener {
         let table = FdTable::default();
         let wire = match self {
             Self::Unix(listener) => Wire::Unix(listener.accept().await?.0, table.clone()),
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Wire::Tcp(stream)
-            }
+            Self::Tcp(listener) => Wire::tcp(listener.accept().await?.0)?,
         };
         Ok((wire, table))
     }

@@ -5,6 +5,7 @@
 //! leaves and makes the tokens. Nothing here knows chains.
 
 mod channel;
+mod dial;
 mod error;
 mod fds;
 mod listener;
