@@ -70,6 +70,7 @@ impl Connector {
         let stream = TlsConnector::from(Arc::new(config)).connect(name, wire).await.map_err(failed)?;
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let peer = tls::peer(leaf.ok_or(Error::BadCertificate("there is none"))?)?;
+        self.files.trust();
         debug!(address = %self.address, peer = %peer.id, "connected");
         self.dials.fetch_add(1, Ordering::Relaxed);
         self.session.store(Some(Arc::new(Session::new(mine, peer))));

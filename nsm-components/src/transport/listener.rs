@@ -145,6 +145,7 @@ async fn handshake(wire: Wire, files: FdTable, source: &Source) -> Result<Connec
     let stream = acceptor.accept(wire).await.map_err(refused)?;
     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = tls::peer(leaf.ok_or(Error::BadCertificate("there is none"))?)?;
+    files.trust();
     let session = Arc::new(Session::new(mine, peer));
     Ok(Connection { stream, accepted: Accepted { session, files, local } })
 }

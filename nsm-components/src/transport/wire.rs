@@ -167,8 +167,8 @@ mod tests {
         let Wire::Tcp(stream) = Wire::tcp(stream).unwrap() else { unreachable!() };
         assert!(stream.nodelay().unwrap() && sockopt::socket_keepalive(&stream).unwrap());
         let probes = sockopt::tcp_keepcnt(&stream).unwrap();
-        let silence = sockopt::tcp_keepidle(&stream).unwrap()
-            + sockopt::tcp_keepintvl(&stream).unwrap() * probes;
+        let silence =
+            sockopt::tcp_keepidle(&stream).unwrap() + sockopt::tcp_keepintvl(&stream).unwrap() * probes;
         assert!(silence <= Duration::from_secs(30), "{silence:?}");
         assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), USER_TIMEOUT);
     }
@@ -181,12 +181,13 @@ mod tests {
         let mut files = Files::default();
         let mut keys = Vec::new();
         for _ in 0..5 {
-            let file = std::os::fd::OwnedFd::from(tempfile::tempfile().unwrap());
+            let file = std::os::unix::net::UnixDatagram::unbound().unwrap();
+            let file = std::os::fd::OwnedFd::from(file);
             let key = file_key(&file).unwrap();
             keys.push(key);
             files.insert(key, Arc::new(file));
         }
-        out.send(&files);
+        assert!(out.send(&files));
         sender.write_all(b"a longer message than there are files").await.unwrap();
         sender.shutdown().await.unwrap();
         let mut text = String::new();
