@@ -30,7 +30,15 @@ pub struct Channel {
     session: Arc<ArcSwapOption<Session>>,
     ended: CancellationToken,
     local: bool,
+    /// Counts who holds this channel.
+    held: Arc<()>,
 }
+
+/// A channel that nobody used for this long is dropped.
+const KEPT: Duration = Duration::from_mins(10);
+
+/// How often it is looked for channels to drop.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// All channels of a process.
 #[derive(Clone, Debug)]
@@ -40,8 +48,16 @@ pub struct Channels(Arc<Inner>);
 struct Inner {
     source: Source,
     dial_timeout: Duration,
-    open: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Slot>>>>,
+    open: Mutex<Open>,
     dials: Arc<AtomicU64>,
+}
+
+type Slots = BTreeMap<String, Arc<tokio::sync::Mutex<Slot>>>;
+
+#[derive(Debug, Default)]
+struct Open {
+    slots: Slots,
+    swept: Option<Instant>,
 }
 
 /// The place of one peer. Who holds it dials; the others wait for that.
@@ -49,6 +65,7 @@ struct Inner {
 struct Slot {
     channel: Option<Channel>,
     failed: Option<Instant>,
+    used: Option<Instant>,
 }
 
 // === impl Channel ===
@@ -75,6 +92,39 @@ impl Channel {
     }
 }
 
+// === impl Slot ===
+
+impl Slot {
+    fn is_wanted(&self, now: Instant) -> bool {
+        let recent = self.used.is_some_and(|used| now.duration_since(used) < KEPT);
+        self.channel.as_ref().is_some_and(|channel| {
+            // One of the holders is this slot.
+            channel.is_fresh() && (recent || Arc::strong_count(&channel.held) > 1)
+        })
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    fn slot(&mut self, key: &str, now: Instant) -> Arc<tokio::sync::Mutex<Slot>> {
+        if self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP) {
+            self.sweep(now);
+        }
+        self.slots.entry(key.to_owned()).or_default().clone()
+    }
+
+    /// Forgets the channels to processes that are gone, and those that nobody uses.
+    fn sweep(&mut self, now: Instant) {
+        self.swept = Some(now);
+        // Who is in `get` holds the slot, and got it under the lock that is held here.
+        let in_use = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().map_or(true, |slot| slot.is_wanted(now))
+        };
+        self.slots.retain(|_, slot| in_use(slot));
+    }
+}
+
 // === impl Channels ===
 
 impl Channels {
@@ -92,16 +142,16 @@ impl Channels {
     pub async fn get(&self, address: &Address) -> Result<Channel, Error> {
         let asked = Instant::now();
         let key = address.to_string();
-        let slot = self.0.open.lock().entry(key.clone()).or_default().clone();
+        let slot = self.0.open.lock().slot(&key, asked);
         // Each peer has its own lock: one that does not answer must not hold up the others.
         let mut slot = slot.lock().await;
+        slot.used = Some(asked);
         if let Some(channel) = slot.channel.as_ref().filter(|channel| channel.is_fresh()) {
             return Ok(channel.clone());
         }
         if slot.failed.is_some_and(|failed| failed > asked) {
             return Err(Error::Dial { address: key, source: "another call has just tried".into() });
         }
-        self.forget_ended();
         let dialled = self.dial(address).await;
         slot.failed = dialled.is_err().then(Instant::now);
         slot.channel = dialled.as_ref().ok().cloned();
@@ -125,17 +175,15 @@ impl Channels {
         let forgotten = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
             slot.try_lock().is_ok_and(|slot| slot.channel.as_ref().is_some_and(&wanted))
         };
-        if open.get(&key).is_some_and(forgotten) {
-            open.remove(&key);
+        if open.slots.get(&key).is_some_and(forgotten) {
+            open.slots.remove(&key);
         }
     }
 
-    /// Forgets the channels to processes that are gone. What is being dialled is held by a caller.
-    fn forget_ended(&self) {
-        let in_use = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
-            slot.try_lock().map_or(true, |slot| slot.channel.as_ref().is_some_and(Channel::is_fresh))
-        };
-        self.0.open.lock().retain(|_, slot| in_use(slot));
+    /// As `get` does now and then.
+    #[cfg(test)]
+    pub(super) fn sweep(&self, now: Instant) {
+        self.0.open.lock().sweep(now);
     }
 
     /// Number of TLS connections made so far.
@@ -166,6 +214,9 @@ impl Channels {
                 milliseconds: limit.as_millis(),
             })?
             .map_err(|source| Error::Dial { address: address.to_string(), source: source.into() })?;
-        Ok(Channel { grpc, files, session, ended, local: address.is_local() })
+        Ok(Channel { grpc, files, session, ended, local: address.is_local(), held: Arc::default() })
     }
 }
+
+#[cfg(test)]
+mod tests;
