@@ -50,7 +50,8 @@ impl Connector {
     async fn connect(self) -> Result<TokioIo<Told>, Error> {
         let failed =
             |source: std::io::Error| Error::Dial { address: self.address.to_string(), source: source.into() };
-        if self.ended.is_cancelled() {
+        // Never a second one, also when tonic sees the end of the first before it is told here.
+        if self.session.load().is_some() {
             return Err(failed(std::io::ErrorKind::NotConnected.into()));
         }
         let wire = match (&self.address, self.address.path()) {

@@ -83,3 +83,21 @@ async fn calls_that_broke_together_make_one_new_connection() {
     channels.get(address).await.unwrap();
     assert_eq!(channels.dials(), 2);
 }
+
+#[tokio::test]
+async fn a_channel_never_gets_a_second_connection_beneath_its_tokens() {
+    let Two { address, channels, .. } = &two();
+    let mut connector = Connector {
+        address: address.clone(),
+        source: channels.0.source.clone(),
+        limit: channels.0.dial_timeout,
+        dials: Arc::default(),
+        files: FdTable::default(),
+        session: Arc::default(),
+        ended: CancellationToken::new(),
+    };
+    let mut connect = || tower::Service::call(&mut connector, http::Uri::from_static("http://localhost"));
+    let first = connect().await;
+    assert!(first.is_ok());
+    assert!(connect().await.is_err());
+}
