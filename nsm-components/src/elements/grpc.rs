@@ -3,7 +3,7 @@
 use std::{error::Error as _, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tonic::{Code, Status, metadata::MetadataMap};
+use tonic::{Code, Status, TimeoutExpired, metadata::MetadataMap};
 
 use crate::{
     api::{
@@ -52,9 +52,16 @@ pub(super) fn failure(status: &Status, peer: impl std::fmt::Display) -> Error {
     Error::new(kind, format_args!("{peer}: {}", status.message()))
 }
 
-/// Whether the call never reached a handler: the connection broke, not the peer refused.
+/// Whether the call never reached a handler: the connection broke, not the peer refused or the
+/// time ran out.
 pub(super) fn is_broken(status: &Status) -> bool {
-    status.source().is_some()
+    let (mut cause, mut in_time) = (status.source(), true);
+    while let Some(error) = cause {
+        in_time &= !error.is::<TimeoutExpired>();
+        cause = error.source();
+    }
+    in_time
+        && status.source().is_some()
         && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
 }
 
@@ -159,6 +166,17 @@ mod tests {
         ] {
             assert_eq!(failure(&status(&Error::new(kind, "x")), "peer").kind, kind);
         }
+    }
+
+    #[test]
+    fn a_call_that_ran_out_of_time_has_not_broken_its_connection() {
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert!(is_broken(&Status::from_error(broken.into())));
+        assert!(!is_broken(&Status::from_error(TimeoutExpired(()).into())));
+        let source = TimeoutExpired(()).into();
+        let wrapped = crate::transport::Error::Dial { address: "peer".into(), source };
+        assert!(!is_broken(&Status::from_error(wrapped.into())));
+        assert!(!is_broken(&Status::unavailable("the peer's own answer")));
     }
 
     #[test]

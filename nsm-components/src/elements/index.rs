@@ -1,38 +1,36 @@
 //! What the registry says of the network services in use, kept here: a Request asks this index,
 //! never the registry.
 //!
-//! The first use of a service takes a snapshot and opens two watches; the service leaves the index
-//! some minutes after its last use. While the registry is away the last answer counts.
+//! The first use of a service opens two watches and takes a snapshot; the service leaves the index
+//! some minutes after its last use, and at once when nobody registered it: clients invent names.
+//! While the registry is away the last answer counts.
+
+mod follow;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
-use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, warn};
+
+use self::follow::{Registries, follow};
 
 use crate::{
     api::{
         peer::{Address, FileKey},
         registry::{NetworkService, NetworkServiceEndpoint},
     },
-    chain::{Clock, Entry, Error, Event, Events, Kind, Query, RegistryChain, RegistryCx, Result},
+    chain::{Clock, Entry, Error, Event, Kind, RegistryChain, Result},
     settings::Target,
 };
 
-/// A service that nobody asked for in this time leaves the index.
-const KEPT: Duration = Duration::from_mins(10);
-
-/// Limit of one Find.
-const FIND: Duration = Duration::from_secs(5);
-
-/// Pauses between tries to watch.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A service that nobody asked for in this time leaves the index: one that is registered, and one
+/// that is not.
+const KEPT: (Duration, Duration) = (Duration::from_mins(10), Duration::from_secs(5));
 
 /// Most services in the index; beyond it a Request is refused rather than memory filled.
 const MAX_SERVICES: usize = 10_000;
@@ -48,8 +46,12 @@ pub struct Found {
 
 type State = std::result::Result<Arc<Found>, Error>;
 
+type Services = Mutex<HashMap<String, Used>>;
+
 struct Used {
     state: watch::Receiver<Option<State>>,
+    /// Held by everybody who waits for the state.
+    awaited: Arc<()>,
     last: Instant,
     _task: AbortOnDropHandle<()>,
 }
@@ -60,7 +62,7 @@ pub struct Index {
     services: RegistryChain<NetworkService>,
     endpoints: RegistryChain<NetworkServiceEndpoint>,
     clock: Clock,
-    used: Arc<Mutex<HashMap<String, Used>>>,
+    used: Arc<Services>,
 }
 
 // === impl Index ===
@@ -81,7 +83,7 @@ impl Index {
     ///
     /// The service stays in the index when the future is dropped.
     pub async fn find(&self, name: &str, deadline: Instant) -> Result<Found> {
-        let mut state = self.follow(name)?;
+        let (mut state, _awaited) = self.follow(name)?;
         let late =
             || Error::new(Kind::Unavailable, format_args!("the registry did not tell of {name} in time"));
         let found = tokio::time::timeout_at(deadline, state.wait_for(Option::is_some)).await;
@@ -95,122 +97,76 @@ impl Index {
         Ok(found)
     }
 
-    fn follow(&self, name: &str) -> Result<watch::Receiver<Option<State>>> {
+    fn follow(&self, name: &str) -> Result<(watch::Receiver<Option<State>>, Arc<()>)> {
         let now = Instant::now();
         let mut used = self.used.lock();
         if let Some(service) = used.get_mut(name) {
             service.last = now;
-            return Ok(service.state.clone());
+            return Ok((service.state.clone(), service.awaited.clone()));
         }
-        used.retain(|_, service| now - service.last < KEPT);
+        if used.len() >= MAX_SERVICES {
+            // Invented names make room first.
+            used.retain(|_, service| service.is_registered() || service.is_awaited());
+        }
         if used.len() >= MAX_SERVICES {
             let message = format_args!("{MAX_SERVICES} network services are in use on this node already");
             return Err(Error::new(Kind::Exhausted, message));
         }
         let (sender, state) = watch::channel(None);
-        let task = tokio::spawn(follow(self.clone_registries(), name.to_owned(), sender));
-        let task = AbortOnDropHandle::new(task);
-        used.insert(name.to_owned(), Used { state: state.clone(), last: now, _task: task });
-        Ok(state)
-    }
-
-    fn clone_registries(&self) -> Registries {
-        Registries { services: self.services.clone(), endpoints: self.endpoints.clone() }
-    }
-}
-
-struct Registries {
-    services: RegistryChain<NetworkService>,
-    endpoints: RegistryChain<NetworkServiceEndpoint>,
-}
-
-impl Registries {
-    async fn open(
-        &self,
-        name: &str,
-        watch: bool,
-    ) -> Result<(Events<NetworkService>, Events<NetworkServiceEndpoint>)> {
-        let like = NetworkService { name: name.to_owned(), ..Default::default() };
-        let services = self.services.start().find(&RegistryCx::within(FIND), Query { like, watch }).await?;
-        let like =
-            NetworkServiceEndpoint { network_service_names: vec![name.to_owned()], ..Default::default() };
-        let endpoints = self.endpoints.start().find(&RegistryCx::within(FIND), Query { like, watch }).await?;
-        Ok((services, endpoints))
-    }
-
-    /// Everything there is of the service now. Watches have no mark between what was there and what
-    /// is new, and do not tell of what went away while nobody watched.
-    async fn snapshot(&self, name: &str) -> Result<Found> {
-        let (mut services, mut endpoints) = self.open(name, false).await?;
-        let mut found = Found::default();
-        while let Some(event) = services.next().await {
-            found.take_service(name, event?);
-        }
-        while let Some(event) = endpoints.next().await {
-            found.take_endpoint(event?);
-        }
-        Ok(found)
-    }
-
-    /// Follows changes until a watch ends.
-    async fn changes(
-        &self,
-        name: &str,
-        mut found: Found,
-        sender: &watch::Sender<Option<State>>,
-    ) -> Result<()> {
-        let (mut services, mut endpoints) = self.open(name, true).await?;
-        loop {
+        let registries = Registries { services: self.services.clone(), endpoints: self.endpoints.clone() };
+        let (weak, owned) = (Arc::downgrade(&self.used), name.to_owned());
+        let task = tokio::spawn(async move {
             tokio::select! {
-                event = services.next() => match event {
-                    Some(event) => found.take_service(name, event?),
-                    None => return Ok(()),
-                },
-                event = endpoints.next() => match event {
-                    Some(event) => found.take_endpoint(event?),
-                    None => return Ok(()),
-                },
+                () = follow(registries, &owned, sender) => {}
+                () = until_unused(weak, &owned) => {}
             }
-            sender.send_replace(Some(Ok(Arc::new(found.clone()))));
+        });
+        let task = AbortOnDropHandle::new(task);
+        let (awaited, kept) = (Arc::new(()), state.clone());
+        used.insert(name.to_owned(), Used { state: kept, awaited: awaited.clone(), last: now, _task: task });
+        Ok((state, awaited))
+    }
+}
+
+/// Takes the service out of the index when its time is over.
+async fn until_unused(used: Weak<Services>, name: &str) {
+    loop {
+        tokio::time::sleep(KEPT.1 / 2).await;
+        let Some(used) = used.upgrade() else { return };
+        let mut used = used.lock();
+        if used.get(name).is_some_and(Used::is_unused) {
+            // Ends this task.
+            used.remove(name);
+            return;
         }
     }
 }
 
-async fn follow(registries: Registries, name: String, sender: watch::Sender<Option<State>>) {
-    let mut pause = RETRY.0;
-    loop {
-        let followed = async {
-            let found = tokio::time::timeout(FIND, registries.snapshot(&name)).await;
-            let late = || Error::new(Kind::Unavailable, "the registry did not answer in time");
-            let found = found.map_err(|_| late())??;
-            sender.send_replace(Some(Ok(Arc::new(found.clone()))));
-            registries.changes(&name, found, &sender).await
-        };
-        match followed.await {
-            Ok(()) => {
-                debug!(service = %name, "a watch ended");
-                pause = RETRY.0;
-            }
-            Err(error) => {
-                warn!(service = %name, %error, "cannot follow the registry");
-                // What is known goes on to count.
-                sender.send_if_modified(|state| {
-                    let unknown = !matches!(state, Some(Ok(_)));
-                    if unknown {
-                        *state = Some(Err(error.while_doing("the registry cannot be asked")));
-                    }
-                    unknown
-                });
-            }
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY.1);
+// === impl Used ===
+
+impl Used {
+    fn is_registered(&self) -> bool {
+        matches!(&*self.state.borrow(), Some(Ok(found)) if !found.is_empty())
+    }
+
+    /// Whether somebody waits for the first answer, or reads it just now.
+    fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.awaited) > 1
+    }
+
+    fn is_unused(&self) -> bool {
+        let kept = if self.is_registered() { KEPT.0 } else { KEPT.1 };
+        self.last.elapsed() >= kept && !self.is_awaited()
     }
 }
 
 // === impl Found ===
 
 impl Found {
+    fn is_empty(&self) -> bool {
+        self.service.is_none() && self.endpoints.is_empty()
+    }
+
     fn take_service(&mut self, name: &str, event: Event<NetworkService>) {
         if event.entry.name == name {
             self.service = (!event.deleted).then_some(event.entry);
@@ -238,3 +194,6 @@ fn address(event: &Event<NetworkServiceEndpoint>) -> Option<Address> {
     }
     url.parse::<Target>().ok().map(Address::from)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 //! (protocol §4.5). Addresses that a connection brings along are kept when they are free: that is
 //! how addresses survive a restart of the endpoint.
 
+mod excluded;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -11,6 +13,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
+use self::excluded::{Excluded, MAX_EXCLUDED, next, range};
 use crate::{
     api::connectioncontext::{IpContext, Route},
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
@@ -52,20 +55,17 @@ impl Pool {
         Self { prefixes, ..Self::default() }
     }
 
-    fn free(&self, ip: IpAddr, excluded: &[IpNet]) -> bool {
+    fn free(&self, ip: IpAddr, excluded: &Excluded) -> bool {
         self.prefixes.iter().any(|prefix| prefix.contains(&ip))
             && !self.taken.contains(&ip)
-            && !excluded.iter().any(|prefix| prefix.contains(&ip))
+            && excluded.end_of(ip).is_none()
     }
 
     /// The pair of a connection: what it has, else what it brings if that is free, else the two
     /// lowest free addresses. Nothing when the pool is empty.
-    fn pair(&mut self, connection: &str, context: &IpContext, excluded: &[IpNet]) -> Option<Pair> {
+    fn pair(&mut self, connection: &str, context: &IpContext, excluded: &Excluded) -> Option<Pair> {
         if let Some(pair) = self.pairs.get(connection).copied() {
-            if ![pair.client, pair.endpoint]
-                .iter()
-                .any(|ip| excluded.iter().any(|prefix| prefix.contains(ip)))
-            {
+            if [pair.client, pair.endpoint].into_iter().all(|ip| excluded.end_of(ip).is_none()) {
                 return Some(pair);
             }
             self.release(connection);
@@ -86,32 +86,31 @@ impl Pool {
         Some(pair)
     }
 
-    fn lowest(&self, but: Option<IpAddr>, excluded: &[IpNet]) -> Option<IpAddr> {
-        // What is taken and excluded is finite, so is the walk over what is not free.
-        self.prefixes
-            .iter()
-            .flat_map(|prefix| addresses(*prefix))
-            .find(|ip| Some(*ip) != but && self.free(*ip, excluded))
+    fn lowest(&self, but: Option<IpAddr>, excluded: &Excluded) -> Option<IpAddr> {
+        self.prefixes.iter().find_map(|prefix| self.lowest_of(*prefix, but, excluded))
+    }
+
+    /// Steps over what is taken, and jumps over what is excluded: a client may exclude 2^63
+    /// addresses in a word.
+    fn lowest_of(&self, prefix: IpNet, but: Option<IpAddr>, excluded: &Excluded) -> Option<IpAddr> {
+        let (mut ip, last) = range(prefix);
+        loop {
+            let over = match excluded.end_of(ip) {
+                Some(end) => end,
+                None if Some(ip) == but || self.taken.contains(&ip) => ip,
+                None => return Some(ip),
+            };
+            if over >= last {
+                return None;
+            }
+            ip = next(over)?;
+        }
     }
 
     fn release(&mut self, connection: &str) {
         if let Some(pair) = self.pairs.remove(connection) {
             self.taken.remove(&pair.endpoint);
             self.taken.remove(&pair.client);
-        }
-    }
-}
-
-/// All addresses of a prefix, its first and last included.
-fn addresses(prefix: IpNet) -> Box<dyn Iterator<Item = IpAddr>> {
-    match prefix {
-        IpNet::V4(net) => {
-            let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
-            Box::new((first..=last).map(|bits| IpAddr::V4(bits.into())))
-        }
-        IpNet::V6(net) => {
-            let (first, last) = (u128::from(net.network()), u128::from(net.broadcast()));
-            Box::new((first..=last).map(|bits| IpAddr::V6(bits.into())))
         }
     }
 }
@@ -134,8 +133,13 @@ impl Point2PointIpam {
     }
 
     fn assign(&self, connection: &str, context: &mut IpContext) -> Result<()> {
-        let excluded: Vec<IpNet> =
-            context.excluded_prefixes.iter().filter_map(|prefix| prefix.parse().ok()).collect();
+        let count = context.excluded_prefixes.len();
+        if count > MAX_EXCLUDED {
+            let message =
+                format_args!("{count} excluded prefixes are too many: {MAX_EXCLUDED} are considered");
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        let excluded = Excluded::new(context.excluded_prefixes.iter().filter_map(|net| net.parse().ok()));
         let mut pools = self.pools.lock();
         let mut pairs = Vec::with_capacity(pools.len());
         for pool in pools.iter_mut() {
@@ -191,85 +195,4 @@ impl Element for Point2PointIpam {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn ipam(prefixes: &[&str]) -> Point2PointIpam {
-        Point2PointIpam::new(prefixes.iter().map(|prefix| vec![prefix.parse().unwrap()]).collect())
-    }
-
-    fn ask(ipam: &Point2PointIpam, connection: &str) -> IpContext {
-        let mut context = IpContext::default();
-        ipam.assign(connection, &mut context).unwrap();
-        context
-    }
-
-    #[test]
-    fn the_lowest_address_is_the_endpoints_and_the_next_the_clients() {
-        let ipam = ipam(&["172.16.1.0/24", "fd00::/64"]);
-        let context = ask(&ipam, "a");
-        assert_eq!(context.dst_ip_addrs, ["172.16.1.0/32", "fd00::/128"]);
-        assert_eq!(context.src_ip_addrs, ["172.16.1.1/32", "fd00::1/128"]);
-        assert_eq!(context.src_routes[0].prefix, "172.16.1.0/32");
-        assert_eq!(ask(&ipam, "b").dst_ip_addrs[0], "172.16.1.2/32");
-        assert_eq!(ask(&ipam, "a"), context);
-    }
-
-    #[test]
-    fn after_a_restart_a_connection_gets_back_what_it_brings_unless_it_is_taken() {
-        let before = ipam(&["172.16.1.0/24"]);
-        ask(&before, "a");
-        let brought = ask(&before, "b");
-        let after = ipam(&["172.16.1.0/24"]);
-        let mut context = brought.clone();
-        after.assign("b", &mut context).unwrap();
-        assert_eq!(context, brought);
-        let mut stranger = brought.clone();
-        after.assign("c", &mut stranger).unwrap();
-        assert_eq!(stranger.dst_ip_addrs, ["172.16.1.0/32"]);
-    }
-
-    #[test]
-    fn addresses_of_another_endpoint_are_replaced_not_added_to() {
-        let mut context = ask(&ipam(&["10.9.0.0/24"]), "a");
-        ipam(&["172.16.1.0/24"]).assign("a", &mut context).unwrap();
-        assert_eq!(context.dst_ip_addrs, ["172.16.1.0/32"]);
-        assert_eq!(context.src_routes.len(), 1);
-    }
-
-    #[test]
-    fn excluded_prefixes_are_not_handed_out_and_a_pair_in_one_is_renumbered() {
-        let ipam = ipam(&["172.16.1.0/24"]);
-        ask(&ipam, "a");
-        let mut context =
-            IpContext { excluded_prefixes: vec!["172.16.1.0/30".into()], ..IpContext::default() };
-        ipam.assign("a", &mut context).unwrap();
-        assert_eq!(context.dst_ip_addrs, ["172.16.1.4/32"]);
-    }
-
-    #[test]
-    fn an_empty_pool_says_which_setting_to_change_and_takes_nothing() {
-        let ipam = ipam(&["172.16.1.0/24", "10.0.0.0/32"]);
-        let error = ipam.assign("a", &mut IpContext::default()).unwrap_err();
-        assert!(error.message.contains("NSM_CIDR_PREFIX"));
-        assert!(!ipam.knows("a"));
-    }
-
-    proptest! {
-        #[test]
-        fn no_address_is_ever_handed_out_twice(steps in prop::collection::vec((0_u8..12, any::<bool>()), 1..60)) {
-            let ipam = ipam(&["172.16.1.0/27"]);
-            for (connection, close) in steps {
-                let id = connection.to_string();
-                if close { ipam.release(&id) } else { ask(&ipam, &id); }
-                let pools = ipam.pools.lock();
-                let given: Vec<_> = pools[0].pairs.values().flat_map(|pair| [pair.client, pair.endpoint]).collect();
-                let unique: BTreeSet<_> = given.iter().copied().collect();
-                prop_assert_eq!(given.len(), unique.len());
-                prop_assert_eq!(&unique, &pools[0].taken);
-            }
-        }
-    }
-}
+mod tests;

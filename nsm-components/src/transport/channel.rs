@@ -5,29 +5,19 @@
 
 use std::{
     collections::BTreeMap,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
-use http::Uri;
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
-use tracing::debug;
 
-use super::{Error, FdTable, MAX_HEADER_LIST, Session, Source, Token, tls, wire::Wire};
+use super::{Error, FdTable, MAX_HEADER_LIST, Session, Source, Token, dial::Connector};
 use crate::api::peer::Address;
 
 /// A channel to one peer. Clones share the connection.
@@ -40,7 +30,15 @@ pub struct Channel {
     session: Arc<ArcSwapOption<Session>>,
     ended: CancellationToken,
     local: bool,
+    /// Counts who holds this channel.
+    held: Arc<()>,
 }
+
+/// A channel that nobody used for this long is dropped.
+const KEPT: Duration = Duration::from_mins(10);
+
+/// How often it is looked for channels to drop.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// All channels of a process.
 #[derive(Clone, Debug)]
@@ -50,8 +48,16 @@ pub struct Channels(Arc<Inner>);
 struct Inner {
     source: Source,
     dial_timeout: Duration,
-    open: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Slot>>>>,
-    dials: AtomicU64,
+    open: Mutex<Open>,
+    dials: Arc<AtomicU64>,
+}
+
+type Slots = BTreeMap<String, Arc<tokio::sync::Mutex<Slot>>>;
+
+#[derive(Debug, Default)]
+struct Open {
+    slots: Slots,
+    swept: Option<Instant>,
 }
 
 /// The place of one peer. Who holds it dials; the others wait for that.
@@ -59,6 +65,7 @@ struct Inner {
 struct Slot {
     channel: Option<Channel>,
     failed: Option<Instant>,
+    used: Option<Instant>,
 }
 
 // === impl Channel ===
@@ -85,12 +92,45 @@ impl Channel {
     }
 }
 
+// === impl Slot ===
+
+impl Slot {
+    fn is_wanted(&self, now: Instant) -> bool {
+        let recent = self.used.is_some_and(|used| now.duration_since(used) < KEPT);
+        self.channel.as_ref().is_some_and(|channel| {
+            // One of the holders is this slot.
+            channel.is_fresh() && (recent || Arc::strong_count(&channel.held) > 1)
+        })
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    fn slot(&mut self, key: &str, now: Instant) -> Arc<tokio::sync::Mutex<Slot>> {
+        if self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP) {
+            self.sweep(now);
+        }
+        self.slots.entry(key.to_owned()).or_default().clone()
+    }
+
+    /// Forgets the channels to processes that are gone, and those that nobody uses.
+    fn sweep(&mut self, now: Instant) {
+        self.swept = Some(now);
+        // Who is in `get` holds the slot, and got it under the lock that is held here.
+        let in_use = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().map_or(true, |slot| slot.is_wanted(now))
+        };
+        self.slots.retain(|_, slot| in_use(slot));
+    }
+}
+
 // === impl Channels ===
 
 impl Channels {
     /// No channel yet; each dial may take `dial_timeout`.
     pub fn new(source: Source, dial_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { source, dial_timeout, open: Mutex::default(), dials: AtomicU64::default() }))
+        Self(Arc::new(Inner { source, dial_timeout, open: Mutex::default(), dials: Arc::default() }))
     }
 
     /// The channel to `address`, dialled at the first use, when its connection has ended, and, the
@@ -102,33 +142,48 @@ impl Channels {
     pub async fn get(&self, address: &Address) -> Result<Channel, Error> {
         let asked = Instant::now();
         let key = address.to_string();
-        let slot = self.0.open.lock().entry(key.clone()).or_default().clone();
+        let slot = self.0.open.lock().slot(&key, asked);
         // Each peer has its own lock: one that does not answer must not hold up the others.
         let mut slot = slot.lock().await;
+        slot.used = Some(asked);
         if let Some(channel) = slot.channel.as_ref().filter(|channel| channel.is_fresh()) {
             return Ok(channel.clone());
         }
         if slot.failed.is_some_and(|failed| failed > asked) {
             return Err(Error::Dial { address: key, source: "another call has just tried".into() });
         }
-        self.forget_ended();
         let dialled = self.dial(address).await;
         slot.failed = dialled.is_err().then(Instant::now);
         slot.channel = dialled.as_ref().ok().cloned();
         dialled
     }
 
-    /// Forgets the channel to `address`: its process is gone for good.
+    /// Forgets the channel to `address`, whichever it is now. One that is being dialled stays.
     pub fn forget(&self, address: &Address) {
-        self.0.open.lock().remove(&address.to_string());
+        self.forget_if(address, |_| true);
     }
 
-    /// Forgets the channels to processes that are gone. What is being dialled is held by a caller.
-    fn forget_ended(&self) {
-        let in_use = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
-            slot.try_lock().map_or(true, |slot| slot.channel.as_ref().is_some_and(Channel::is_fresh))
+    /// Forgets this channel to `address`: it broke, or nothing comes back on it. A newer one, which
+    /// another call has dialled meanwhile, stays.
+    pub fn discard(&self, address: &Address, channel: &Channel) {
+        self.forget_if(address, |known| Arc::ptr_eq(&known.session, &channel.session));
+    }
+
+    fn forget_if(&self, address: &Address, wanted: impl Fn(&Channel) -> bool) {
+        let mut open = self.0.open.lock();
+        let key = address.to_string();
+        let forgotten = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
+            slot.try_lock().is_ok_and(|slot| slot.channel.as_ref().is_some_and(&wanted))
         };
-        self.0.open.lock().retain(|_, slot| in_use(slot));
+        if open.slots.get(&key).is_some_and(forgotten) {
+            open.slots.remove(&key);
+        }
+    }
+
+    /// As `get` does now and then.
+    #[cfg(test)]
+    pub(super) fn sweep(&self, now: Instant) {
+        self.0.open.lock().sweep(now);
     }
 
     /// Number of TLS connections made so far.
@@ -141,13 +196,15 @@ impl Channels {
         let ended = CancellationToken::new();
         let connector = Connector {
             address: address.clone(),
-            channels: self.0.clone(),
+            source: self.0.source.clone(),
+            limit: self.0.dial_timeout,
+            dials: self.0.dials.clone(),
             files: files.clone(),
             session: session.clone(),
             ended: ended.clone(),
         };
         // The connector makes TLS itself, so for tonic this is plain HTTP. No HTTP/2 keep-alive: Go
-        // answers it with GOAWAY, and a dead process closes its unix sockets.
+        // answers it with GOAWAY. A dead process closes its unix sockets, and TCP has its own probes.
         let endpoint = Endpoint::from_static("http://localhost").http2_max_header_list_size(MAX_HEADER_LIST);
         let limit = self.0.dial_timeout;
         let grpc = tokio::time::timeout(limit, endpoint.connect_with_connector(connector))
@@ -157,103 +214,9 @@ impl Channels {
                 milliseconds: limit.as_millis(),
             })?
             .map_err(|source| Error::Dial { address: address.to_string(), source: source.into() })?;
-        Ok(Channel { grpc, files, session, ended, local: address.is_local() })
+        Ok(Channel { grpc, files, session, ended, local: address.is_local(), held: Arc::default() })
     }
 }
 
-/// Makes the one connection of a channel.
-#[derive(Clone)]
-struct Connector {
-    address: Address,
-    channels: Arc<Inner>,
-    files: FdTable,
-    session: Arc<ArcSwapOption<Session>>,
-    ended: CancellationToken,
-}
-
-/// A connection whose end is told.
-struct Told {
-    stream: TlsStream<Wire>,
-    _ended: DropGuard,
-}
-
-impl Connector {
-    async fn connect(self) -> Result<TokioIo<Told>, Error> {
-        let failed =
-            |source: std::io::Error| Error::Dial { address: self.address.to_string(), source: source.into() };
-        if self.ended.is_cancelled() {
-            return Err(failed(std::io::ErrorKind::NotConnected.into()));
-        }
-        let wire = match (&self.address, self.address.path()) {
-            (_, Some(path)) => {
-                Wire::Unix(UnixStream::connect(path).await.map_err(failed)?, self.files.clone())
-            }
-            (address, None) => {
-                let address = address.to_string();
-                let stream =
-                    TcpStream::connect(address.trim_start_matches("tcp://")).await.map_err(failed)?;
-                stream.set_nodelay(true).map_err(failed)?;
-                Wire::Tcp(stream)
-            }
-        };
-        // One snapshot for certificate, roots and token key, however long the handshake takes.
-        let mine = self.channels.source.current()?;
-        let config = tls::client_config(&mine)?;
-        let name = "localhost".try_into().map_err(|_| Error::BadCertificate("no name"))?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, wire).await.map_err(failed)?;
-        let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let peer = tls::peer(leaf.ok_or(Error::BadCertificate("there is none"))?)?;
-        debug!(address = %self.address, peer = %peer.id, "connected");
-        self.channels.dials.fetch_add(1, Ordering::Relaxed);
-        self.session.store(Some(Arc::new(Session::new(mine, peer))));
-        Ok(TokioIo::new(Told { stream, _ended: self.ended.clone().drop_guard() }))
-    }
-}
-
-impl AsyncRead for Told {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Told {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl tower::Service<Uri> for Connector {
-    type Response = TokioIo<Told>;
-    type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let limit = self.channels.dial_timeout;
-        let (connector, address) = (self.clone(), self.address.to_string());
-        Box::pin(async move {
-            tokio::time::timeout(limit, connector.connect())
-                .await
-                .map_err(|_| Error::DialTimeout { address, milliseconds: limit.as_millis() })?
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -6,30 +6,36 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io,
-    os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Weak},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tracing::{debug, warn};
 
-use super::Error;
+use super::{
+    Error,
+    file::{close_elsewhere, passed_key},
+};
 use crate::api::peer::{FileKey, Files};
 
-/// Most files kept unclaimed for one peer; the oldest goes first. Upstream's limit of a write.
-const MAX_UNCLAIMED: usize = 64;
+/// Most files kept unclaimed for one peer, before it has shown who it is and after; the oldest goes
+/// first. The latter is a burst of as many calls.
+const MAX_UNCLAIMED: (usize, usize) = (64, 1024);
 
 /// Longest time an unclaimed file is kept: it pins a network namespace or a socket. Nobody waits
 /// for a file that long.
 const UNCLAIMED_FOR: Duration = Duration::from_secs(10);
 
-/// Most files that wait to go out.
-const MAX_QUEUED: usize = 256;
+/// Most files that wait to go out. More only wait when the peer does not read.
+const MAX_QUEUED: usize = 1024;
 
-/// The files of one peer. Shared by all its connections, one after the other, so that what was
-/// queued on a broken one goes out on the next.
+/// The files of one connection.
 #[derive(Clone, Debug, Default)]
 pub struct FdTable(Arc<Inner>);
 
@@ -38,6 +44,8 @@ struct Inner {
     queued: Mutex<VecDeque<Arc<OwnedFd>>>,
     received: Mutex<Arrivals>,
     arrived: Notify,
+    /// Whether the peer has shown who it is.
+    known: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -56,25 +64,26 @@ struct Received {
     times: usize,
 }
 
-/// The key of an open file.
-pub fn file_key(file: impl AsFd) -> io::Result<FileKey> {
-    let stat = rustix::fs::fstat(file)?;
-    Ok(FileKey { dev: stat.st_dev, ino: stat.st_ino })
-}
-
 // === impl FdTable ===
 
 impl FdTable {
     /// Sends these files with the next bytes. Call it before the call that names them: a queued
-    /// file does not send itself.
-    pub fn send(&self, files: &Files) {
+    /// file does not send itself. Answers whether there was room; without, none of them is sent,
+    /// and the call that names them cannot succeed.
+    pub fn send(&self, files: &Files) -> bool {
         let mut queued = self.0.queued.lock();
-        for (_, file) in files.iter() {
-            if queued.len() >= MAX_QUEUED {
-                queued.pop_front();
-            }
-            queued.push_back(file.clone());
+        let room = queued.len() + files.iter().count() <= MAX_QUEUED;
+        if room {
+            queued.extend(files.iter().map(|(_, file)| file.clone()));
+        } else {
+            warn!("{MAX_QUEUED} files wait to be sent already: the peer does not read");
         }
+        room
+    }
+
+    /// The peer has shown who it is: it may send more at a time.
+    pub(super) fn trust(&self) {
+        self.0.known.store(true, Ordering::Relaxed);
     }
 
     /// Takes the file of this key, waiting for it until the deadline.
@@ -113,10 +122,16 @@ impl FdTable {
     }
 
     pub(super) fn store(&self, files: impl IntoIterator<Item = OwnedFd>) {
+        let most = if self.0.known.load(Ordering::Relaxed) { MAX_UNCLAIMED.1 } else { MAX_UNCLAIMED.0 };
         let mut received = self.0.received.lock();
         received.drop_old();
         for file in files {
-            received.add(file);
+            if let Some(key) = passed_key(&file) {
+                received.add(key, file, most);
+            } else {
+                debug!("a file came that is neither a socket nor a namespace");
+                close_elsewhere(file);
+            }
         }
         if !received.cleaned
             && !received.files.is_empty()
@@ -128,19 +143,13 @@ impl FdTable {
         drop(received);
         self.0.arrived.notify_waiters();
     }
-
-    #[cfg(test)]
-    fn unclaimed(&self) -> usize {
-        self.0.received.lock().files.len()
-    }
 }
 
 // === impl Arrivals ===
 
 impl Arrivals {
-    fn add(&mut self, file: OwnedFd) {
-        let Ok(key) = file_key(&file) else { return };
-        if self.files.len() >= MAX_UNCLAIMED && !self.files.contains_key(&key) {
+    fn add(&mut self, key: FileKey, file: OwnedFd, most: usize) {
+        if self.files.len() >= most && !self.files.contains_key(&key) {
             let oldest = self.files.iter().min_by_key(|(_, entry)| entry.at).map(|(key, _)| *key);
             oldest.map(|key| self.files.remove(&key));
         }
@@ -180,57 +189,4 @@ async fn clean(table: Weak<Inner>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file() -> (FileKey, OwnedFd) {
-        let file = OwnedFd::from(tempfile::tempfile().unwrap());
-        (file_key(&file).unwrap(), file)
-    }
-
-    fn soon() -> tokio::time::Instant {
-        tokio::time::Instant::now() + Duration::from_secs(5)
-    }
-
-    #[tokio::test]
-    async fn a_file_is_found_whether_it_comes_before_or_after_the_message() {
-        let table = FdTable::default();
-        let (before, one) = file();
-        let (after, two) = file();
-        table.store([one]);
-        assert_eq!(file_key(table.take(before, soon()).await.unwrap()).unwrap(), before);
-        let waiting = table.clone();
-        let task = tokio::spawn(async move { waiting.take(after, soon()).await });
-        tokio::task::yield_now().await;
-        table.store([two]);
-        assert_eq!(file_key(task.await.unwrap().unwrap()).unwrap(), after);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_file_that_came_twice_is_there_for_both_messages_that_name_it() {
-        let table = FdTable::default();
-        let (key, one) = file();
-        let two = one.try_clone().unwrap();
-        table.store([one, two]);
-        table.take(key, soon()).await.unwrap();
-        table.take(key, soon()).await.unwrap();
-        assert!(table.take(key, soon()).await.is_err());
-        assert!(table.take_arrived(key).is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_file_that_never_comes_ends_the_wait_with_its_key() {
-        let key = FileKey { dev: 1, ino: 2 };
-        let error = FdTable::default().take(key, soon()).await.unwrap_err();
-        assert!(error.to_string().contains("inode://1/2"));
-    }
-
-    #[test]
-    fn a_peer_that_sends_without_end_fills_no_memory() {
-        let table = FdTable::default();
-        for _ in 0..MAX_UNCLAIMED + 10 {
-            table.store([file().1]);
-        }
-        assert!(table.unclaimed() <= MAX_UNCLAIMED);
-    }
-}
+mod tests;

@@ -84,11 +84,7 @@ impl Listener {
         let table = FdTable::default();
         let wire = match self {
             Self::Unix(listener) => Wire::Unix(listener.accept().await?.0, table.clone()),
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Wire::Tcp(stream)
-            }
+            Self::Tcp(listener) => Wire::tcp(listener.accept().await?.0)?,
         };
         Ok((wire, table))
     }
@@ -149,6 +145,7 @@ async fn handshake(wire: Wire, files: FdTable, source: &Source) -> Result<Connec
     let stream = acceptor.accept(wire).await.map_err(refused)?;
     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = tls::peer(leaf.ok_or(Error::BadCertificate("there is none"))?)?;
+    files.trust();
     let session = Arc::new(Session::new(mine, peer));
     Ok(Connection { stream, accepted: Accepted { session, files, local } })
 }

@@ -5,8 +5,10 @@
 //! leaves and makes the tokens. Nothing here knows chains.
 
 mod channel;
+mod dial;
 mod error;
 mod fds;
+mod file;
 mod listener;
 mod session;
 mod svid;
@@ -17,7 +19,8 @@ mod wire;
 pub use self::{
     channel::{Channel, Channels},
     error::Error,
-    fds::{FdTable, file_key},
+    fds::FdTable,
+    file::file_key,
     listener::{Accepted, Listener},
     session::{Session, Token},
     svid::{Source, Svid},

@@ -109,6 +109,14 @@ impl Source {
         Self { current, socket: name, _task: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
+    /// This SVID and no other, from nowhere.
+    #[cfg(test)]
+    pub(super) fn of(response: X509svidResponse) -> Result<Self, Error> {
+        let (_, current) = watch::channel(Some(Arc::new(Svid::from_response(response, "test")?)));
+        let task = AbortOnDropHandle::new(tokio::spawn(async {}));
+        Ok(Self { current, socket: "test".into(), _task: Arc::new(task) })
+    }
+
     /// The newest SVID; the first one is waited for.
     ///
     /// # Cancel safety

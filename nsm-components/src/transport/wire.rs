@@ -6,11 +6,12 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    SendFlags, recvmsg, sendmsg, sockopt,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -22,11 +23,32 @@ use super::FdTable;
 /// Most files one read takes; the most upstream sends before a write.
 const MAX_FILES: usize = 64;
 
+/// A silent TCP peer is probed after this time, this often, this many times.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
+
+/// Longest time sent bytes may stay without an answer, in milliseconds.
+const USER_TIMEOUT: u32 = 20_000;
+
 /// A connected stream.
 #[derive(Debug)]
 pub(super) enum Wire {
     Tcp(TcpStream),
     Unix(UnixStream, FdTable),
+}
+
+impl Wire {
+    /// A TCP stream that ends when its peer falls silent: a node that lost its power or its network
+    /// closes nothing.
+    pub(super) fn tcp(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let (idle, interval, probes) = KEEPALIVE;
+        sockopt::set_tcp_keepidle(&stream, idle)?;
+        sockopt::set_tcp_keepintvl(&stream, interval)?;
+        sockopt::set_tcp_keepcnt(&stream, probes)?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT)?;
+        Ok(Self::Tcp(stream))
+    }
 }
 
 fn receive(
@@ -131,15 +153,25 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::Arc,
-        time::{Duration, Instant},
-    };
+    use std::{sync::Arc, time::Instant};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::{api::peer::Files, transport::file_key};
+
+    #[tokio::test]
+    async fn a_tcp_peer_that_falls_silent_is_noticed_within_half_a_minute() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let Wire::Tcp(stream) = Wire::tcp(stream).unwrap() else { unreachable!() };
+        assert!(stream.nodelay().unwrap() && sockopt::socket_keepalive(&stream).unwrap());
+        let probes = sockopt::tcp_keepcnt(&stream).unwrap();
+        let silence =
+            sockopt::tcp_keepidle(&stream).unwrap() + sockopt::tcp_keepintvl(&stream).unwrap() * probes;
+        assert!(silence <= Duration::from_secs(30), "{silence:?}");
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), USER_TIMEOUT);
+    }
 
     #[tokio::test]
     async fn files_arrive_beside_the_bytes_and_the_bytes_stay_whole() {
@@ -149,12 +181,13 @@ mod tests {
         let mut files = Files::default();
         let mut keys = Vec::new();
         for _ in 0..5 {
-            let file = std::os::fd::OwnedFd::from(tempfile::tempfile().unwrap());
+            let file = std::os::unix::net::UnixDatagram::unbound().unwrap();
+            let file = std::os::fd::OwnedFd::from(file);
             let key = file_key(&file).unwrap();
             keys.push(key);
             files.insert(key, Arc::new(file));
         }
-        out.send(&files);
+        assert!(out.send(&files));
         sender.write_all(b"a longer message than there are files").await.unwrap();
         sender.shutdown().await.unwrap();
         let mut text = String::new();

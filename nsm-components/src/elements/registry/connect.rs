@@ -1,142 +1,28 @@
 //! `connect`: calls the next registry (protocol §4.2). Files of local endpoints travel beside.
 
+mod wire;
+
 use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::StreamExt;
-use tonic::{Request as Call, Response, Status, Streaming, metadata::MetadataValue};
+use futures::{FutureExt, Stream, StreamExt, stream};
+use tokio::time::Instant;
+use tonic::{Request as Call, Status, metadata::MetadataValue};
 use tracing::debug;
 
+pub use self::wire::Wire;
 use crate::{
     api::{
         peer::{Address, FileKey, Files},
-        registry::{
-            NetworkService, NetworkServiceEndpoint, NetworkServiceEndpointQuery,
-            NetworkServiceEndpointResponse, NetworkServiceQuery, NetworkServiceResponse,
-            network_service_endpoint_registry_client::NetworkServiceEndpointRegistryClient,
-            network_service_registry_client::NetworkServiceRegistryClient,
-        },
         registry_path::{METADATA_KEY, RegistryPath},
     },
-    chain::{Entry, Error, Event, Events, Kind, Query, RegistryCx, RegistryElement, RegistryNext, Result},
+    chain::{Error, Event, Events, Kind, Query, RegistryCx, RegistryElement, RegistryNext, Result},
     elements::grpc::{failure, is_broken},
-    transport::{Channel, Channels, file_key},
+    transport::{Channel, Channels, FdTable, file_key},
 };
 
-/// What the two registries' generated clients have in common.
-#[async_trait]
-pub trait Wire: Entry {
-    /// A Find's message.
-    type Query: Send;
-    /// A Find's answers.
-    type Response: Send + 'static;
-
-    /// The URL that names the endpoint's socket, where there is one.
-    fn url(&self) -> &str;
-    /// Puts another URL in its place.
-    fn set_url(&mut self, url: String);
-    /// A query as its message.
-    fn query(query: Query<Self>) -> Self::Query;
-    /// A query from its message.
-    fn from_query(query: Self::Query) -> Query<Self>;
-    /// An event as its message.
-    fn response(event: Event<Self>) -> Self::Response;
-    /// An event from its message.
-    fn from_response(response: Self::Response) -> Option<Event<Self>>;
-
-    /// Calls Register.
-    async fn call_register(
-        channel: &Channel,
-        call: Call<Self>,
-    ) -> std::result::Result<Response<Self>, Status>;
-    /// Calls Unregister.
-    async fn call_unregister(
-        channel: &Channel,
-        call: Call<Self>,
-    ) -> std::result::Result<Response<()>, Status>;
-    /// Calls Find.
-    async fn call_find(
-        channel: &Channel,
-        call: Call<Self::Query>,
-    ) -> std::result::Result<Response<Streaming<Self::Response>>, Status>;
-}
-
-macro_rules! wire {
-    ($entry:ident, $query:ident, $response:ident, $client:ident, $field:ident, $url:expr, $set_url:expr) => {
-        #[async_trait]
-        impl Wire for $entry {
-            type Query = $query;
-            type Response = $response;
-
-            fn url(&self) -> &str {
-                let url: fn(&Self) -> &str = $url;
-                url(self)
-            }
-
-            fn set_url(&mut self, url: String) {
-                let set: fn(&mut Self, String) = $set_url;
-                set(self, url);
-            }
-
-            fn query(query: Query<Self>) -> $query {
-                $query { $field: Some(query.like), watch: query.watch }
-            }
-
-            fn from_query(query: $query) -> Query<Self> {
-                Query { like: query.$field.unwrap_or_default(), watch: query.watch }
-            }
-
-            fn response(event: Event<Self>) -> $response {
-                $response { $field: Some(event.entry), deleted: event.deleted }
-            }
-
-            fn from_response(response: $response) -> Option<Event<Self>> {
-                let deleted = response.deleted;
-                response.$field.map(|entry| Event { entry, deleted, files: Files::default() })
-            }
-
-            async fn call_register(
-                channel: &Channel,
-                call: Call<Self>,
-            ) -> std::result::Result<Response<Self>, Status> {
-                $client::new(channel.grpc.clone()).register(call).await
-            }
-
-            async fn call_unregister(
-                channel: &Channel,
-                call: Call<Self>,
-            ) -> std::result::Result<Response<()>, Status> {
-                $client::new(channel.grpc.clone()).unregister(call).await
-            }
-
-            async fn call_find(
-                channel: &Channel,
-                call: Call<$query>,
-            ) -> std::result::Result<Response<Streaming<$response>>, Status> {
-                $client::new(channel.grpc.clone()).find(call).await
-            }
-        }
-    };
-}
-
-wire!(
-    NetworkService,
-    NetworkServiceQuery,
-    NetworkServiceResponse,
-    NetworkServiceRegistryClient,
-    network_service,
-    |_| "",
-    |_, _| {}
-);
-wire!(
-    NetworkServiceEndpoint,
-    NetworkServiceEndpointQuery,
-    NetworkServiceEndpointResponse,
-    NetworkServiceEndpointRegistryClient,
-    network_service_endpoint,
-    |entry| &entry.url,
-    |entry, url| entry.url = url
-);
+/// Longest wait for the sockets of endpoints that come together.
+const SOCKETS: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -167,6 +53,11 @@ impl Connect {
         Ok(call)
     }
 
+    fn send(channel: &Channel, files: &Files) -> Result<()> {
+        let full = || Error::new(Kind::Exhausted, "too many files wait to be sent to the registry");
+        channel.files.send(files).then_some(()).ok_or_else(full)
+    }
+
     /// The entry as it goes out: a socket of this process's own by descriptor.
     fn outgoing<T: Wire>(channel: &Channel, entry: &T, files: &Files) -> Result<T> {
         let mut entry = entry.clone();
@@ -180,21 +71,28 @@ impl Connect {
             let (key, file) = open_socket(Path::new(&path)).map_err(failed)?;
             let mut one = Files::default();
             one.insert(key, Arc::new(file));
-            channel.files.send(&one);
+            Self::send(channel, &one)?;
             entry.set_url(key.to_string());
         } else if files.by_url(entry.url()).is_some() {
-            channel.files.send(files);
+            Self::send(channel, files)?;
         }
         Ok(entry)
     }
 
+    /// The answer, if it comes in time. A registry on another node that does not answer may be gone
+    /// without a word: the next call makes a connection of its own.
     async fn limited<R>(
         &self,
         cx: &RegistryCx,
+        channel: &Channel,
         call: impl Future<Output = std::result::Result<R, Status>>,
     ) -> std::result::Result<R, Status> {
-        let late = Status::deadline_exceeded("no answer in time");
-        tokio::time::timeout_at(cx.deadline, call).await.unwrap_or(Err(late))
+        tokio::time::timeout_at(cx.deadline, call).await.unwrap_or_else(|_| {
+            if !channel.is_local() {
+                self.channels.discard(&self.address, channel);
+            }
+            Err(Status::deadline_exceeded("no answer in time"))
+        })
     }
 }
 
@@ -217,10 +115,10 @@ impl<T: Wire> RegistryElement<T> for Connect {
         let answer = loop {
             let channel = self.channel().await?;
             let call = self.prepare(&channel, Self::outgoing(&channel, &entry, &cx.files)?, Some(&path))?;
-            match self.limited(cx, T::call_register(&channel, call)).await {
-                Err(status) if is_broken(&status) && tries == 0 => {
+            match self.limited(cx, &channel, T::call_register(&channel, call)).await {
+                Err(status) if is_broken(&status) && tries == 0 && Instant::now() < cx.deadline => {
                     debug!(address = %self.address, %status, "the connection broke: asking again");
-                    self.channels.forget(&self.address);
+                    self.channels.discard(&self.address, &channel);
                     tries += 1;
                 }
                 answer => break answer.map_err(|status| failure(&status, &self.address))?,
@@ -240,7 +138,7 @@ impl<T: Wire> RegistryElement<T> for Connect {
         let path = cx.path.lock().clone();
         let channel = self.channel().await?;
         let call = self.prepare(&channel, Self::outgoing(&channel, &entry, &cx.files)?, Some(&path))?;
-        let answer = self.limited(cx, T::call_unregister(&channel, call)).await;
+        let answer = self.limited(cx, &channel, T::call_unregister(&channel, call)).await;
         answer.map_err(|status| failure(&status, &self.address))?;
         next.unregister(cx, entry).await
     }
@@ -249,39 +147,77 @@ impl<T: Wire> RegistryElement<T> for Connect {
         let watch = query.watch;
         let channel = self.channel().await?;
         let call = self.prepare(&channel, T::query(query), None)?;
-        let answer = self.limited(cx, T::call_find(&channel, call)).await;
+        let answer = self.limited(cx, &channel, T::call_find(&channel, call)).await;
         let answers = answer.map_err(|status| failure(&status, &self.address))?.into_inner();
-        let (address, deadline) = (self.address.to_string(), cx.deadline);
-        let events = answers.filter_map(move |answer| {
-            let (files, address) = (channel.files.clone(), address.clone());
-            async move {
-                let event = match answer {
-                    Ok(answer) => T::from_response(answer)?,
-                    Err(status) => return Some(Err(failure(&status, &address))),
-                };
-                Some(Ok(with_file(event, &files, watch, deadline).await))
+        let events = answers.filter_map({
+            let address = self.address.to_string();
+            move |answer| {
+                let event = answer.map(T::from_response).map_err(|status| failure(&status, &address));
+                std::future::ready(event.transpose())
             }
         });
-        Ok(Box::pin(events))
+        // The stream holds the channel: one that is watched over is in use.
+        Ok(Box::pin(with_files(events, channel, |channel| &channel.files, (!watch).then_some(cx.deadline))))
     }
 }
 
+/// The events with the sockets that their URLs name, if they come. Those of events that follow each
+/// other without a pause are waited for together: a registry with many endpoints whose sockets are
+/// gone must not take a wait for each.
+fn with_files<T: Wire, H: Send + 'static>(
+    events: impl Stream<Item = Result<Event<T>>> + Send + Unpin + 'static,
+    holder: H,
+    files: fn(&H) -> &FdTable,
+    limit: Option<Instant>,
+) -> impl Stream<Item = Result<Event<T>>> + Send {
+    let start = Instant::now() + SOCKETS;
+    stream::unfold((events, holder, start), move |(mut events, holder, mut deadline)| async move {
+        let event = if let Some(event) = events.next().now_or_never() {
+            event
+        } else {
+            let event = events.next().await;
+            deadline = Instant::now() + SOCKETS;
+            event
+        };
+        let event = match event? {
+            Ok(event) => {
+                let deadline = limit.map_or(deadline, |limit| limit.min(deadline));
+                Ok(with_file(event, files(&holder), deadline).await)
+            }
+            Err(error) => Err(error),
+        };
+        Some((event, (events, holder, deadline)))
+    })
+}
+
 /// The event with the socket that its URL names, if it came.
-async fn with_file<T: Wire>(
-    mut event: Event<T>,
-    files: &crate::transport::FdTable,
-    watch: bool,
-    deadline: tokio::time::Instant,
-) -> Event<T> {
+async fn with_file<T: Wire>(mut event: Event<T>, files: &FdTable, deadline: Instant) -> Event<T> {
     let Ok(key) = event.entry.url().parse::<FileKey>() else { return event };
     if event.deleted {
         return event;
     }
-    let soon = tokio::time::Instant::now() + Duration::from_secs(1);
-    let deadline = if watch { soon } else { deadline.min(soon) };
     match files.take(key, deadline).await {
         Ok(file) => event.files.insert(key, file),
         Err(error) => debug!(endpoint = event.entry.name(), %error, "an endpoint's socket did not come"),
     }
     event
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::registry::NetworkServiceEndpoint;
+
+    #[tokio::test(start_paused = true)]
+    async fn many_sockets_that_do_not_come_take_one_wait() {
+        let event = |ino: u64| {
+            let url = FileKey { dev: 1, ino }.to_string();
+            let entry = NetworkServiceEndpoint { url, ..NetworkServiceEndpoint::default() };
+            Ok(Event { entry, deleted: false, files: Files::default() })
+        };
+        let (begin, events) = (Instant::now(), stream::iter((0..50).map(event)));
+        let all: Vec<_> = with_files(events, FdTable::default(), |files| files, None).collect().await;
+        assert_eq!(all.len(), 50);
+        assert!(begin.elapsed() <= SOCKETS + Duration::from_millis(100), "{:?}", begin.elapsed());
+    }
 }

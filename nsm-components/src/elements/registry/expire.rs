@@ -9,50 +9,127 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use prost_types::Timestamp;
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::{
     api::registry::NetworkServiceEndpoint,
-    chain::{Clock, RegistryChain, RegistryCx, RegistryElement, RegistryNext, Result},
+    chain::{Clock, Error, Kind, RegistryChain, RegistryCx, RegistryElement, RegistryNext, Result},
 };
 
 /// Limit of taking an expired entry back.
 const UNREGISTER: Duration = Duration::from_secs(10);
 
-type Timers = Mutex<HashMap<String, AbortOnDropHandle<()>>>;
+/// What happens to one name happens in turn: an expiry that has begun ends before a registration,
+/// and one that a registration overtook does nothing.
+#[derive(Debug, Default)]
+struct Slot {
+    /// Grows with each registration.
+    generation: u64,
+    timer: Option<AbortOnDropHandle<()>>,
+}
+
+type Shared = Arc<tokio::sync::Mutex<Slot>>;
+
+type Slots = Mutex<HashMap<String, Shared>>;
+
+/// A name's turn. Its end forgets a name without a timer.
+struct Turn {
+    slots: Arc<Slots>,
+    name: String,
+    slot: Option<OwnedMutexGuard<Slot>>,
+}
 
 /// See the module. It stands before a chain of its own, which it also calls when time is over.
 pub struct Expire {
     rest: RegistryChain<NetworkServiceEndpoint>,
     clock: Clock,
-    timers: Arc<Timers>,
+    slots: Arc<Slots>,
 }
+
+// === impl Turn ===
+
+impl Turn {
+    /// Waits for this name's turn.
+    ///
+    /// # Cancel safety
+    ///
+    /// A name whose turn never came is forgotten like one whose turn is over.
+    async fn wait(slots: Arc<Slots>, name: &str) -> Self {
+        let slot = slots.lock().entry(name.to_owned()).or_default().clone();
+        let mut turn = Self { slots, name: name.to_owned(), slot: None };
+        turn.slot = Some(slot.lock_owned().await);
+        turn
+    }
+
+    fn slot(&mut self) -> Option<&mut Slot> {
+        self.slot.as_deref_mut()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut slots = self.slots.lock();
+        self.slot = None;
+        // Clones are made under this lock: with one left, nobody waits.
+        let idle = |slot: &Shared| {
+            Arc::strong_count(slot) == 1 && slot.try_lock().is_ok_and(|slot| slot.timer.is_none())
+        };
+        if slots.get(&self.name).is_some_and(idle) {
+            slots.remove(&self.name);
+        }
+    }
+}
+
+// === impl Expire ===
 
 impl Expire {
     /// Expires what is registered with `rest`.
     pub fn new(rest: RegistryChain<NetworkServiceEndpoint>, clock: Clock) -> Self {
-        Self { rest, clock, timers: Arc::default() }
+        Self { rest, clock, slots: Arc::default() }
     }
 
-    fn start_timer(&self, entry: NetworkServiceEndpoint, seconds: i64) {
-        let (left, rest, name) = (self.clock.until(seconds), self.rest.clone(), entry.name.clone());
-        let timers: Weak<Timers> = Arc::downgrade(&self.timers);
-        let task = async move {
-            tokio::time::sleep(left).await;
-            info!(endpoint = %entry.name, "not refreshed in time: unregistering");
-            let name = entry.name.clone();
-            let done = tokio::time::timeout(UNREGISTER, async {
-                rest.start().unregister(&RegistryCx::within(UNREGISTER), entry).await
-            });
-            if let Ok(Err(error)) = done.await {
-                warn!(endpoint = %name, %error, "could not unregister an expired endpoint");
-            }
-            // Last: it ends this task.
-            timers.upgrade().map(|timers| timers.lock().remove(&name));
-        };
-        self.timers.lock().insert(name, AbortOnDropHandle::new(tokio::spawn(task)));
+    async fn turn(&self, cx: &RegistryCx, name: &str) -> Result<Turn> {
+        let late = |_| Error::new(Kind::Deadline, format_args!("{name} is being changed by another call"));
+        tokio::time::timeout_at(cx.deadline, Turn::wait(self.slots.clone(), name)).await.map_err(late)
     }
+
+    fn start_timer(&self, turn: &mut Turn, entry: NetworkServiceEndpoint, seconds: i64) {
+        let (left, rest) = (self.clock.until(seconds), self.rest.clone());
+        let (name, slots) = (turn.name.clone(), Arc::downgrade(&self.slots));
+        if let Some(slot) = turn.slot() {
+            slot.generation += 1;
+            let task = expire(slots, name, slot.generation, left, rest, entry);
+            slot.timer = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+        }
+    }
+}
+
+/// Takes the entry back when its time is over, unless it was registered anew.
+async fn expire(
+    slots: Weak<Slots>,
+    name: String,
+    generation: u64,
+    left: Duration,
+    rest: RegistryChain<NetworkServiceEndpoint>,
+    entry: NetworkServiceEndpoint,
+) {
+    tokio::time::sleep(left).await;
+    let Some(slots) = slots.upgrade() else { return };
+    let mut turn = Turn::wait(slots, &name).await;
+    if turn.slot().is_none_or(|slot| slot.generation != generation) {
+        return;
+    }
+    info!(endpoint = %name, "not refreshed in time: unregistering");
+    let done = tokio::time::timeout(UNREGISTER, async {
+        rest.start().unregister(&RegistryCx::within(UNREGISTER), entry).await
+    });
+    if let Ok(Err(error)) = done.await {
+        warn!(endpoint = %name, %error, "could not unregister an expired endpoint");
+    }
+    // Last: it ends this task.
+    turn.slot().map(|slot| slot.timer.take());
 }
 
 #[async_trait]
@@ -73,9 +150,11 @@ impl RegistryElement<NetworkServiceEndpoint> for Expire {
         });
         let end = given.into_iter().chain(of_tokens).min();
         entry.expiration_time = end.map(|seconds| Timestamp { seconds, nanos: 0 });
+        // When this fails, the old timer goes on.
+        let mut turn = self.turn(cx, &entry.name).await?;
         let stored = self.rest.start().register(cx, entry).await?;
         if let Some(time) = stored.expiration_time {
-            self.start_timer(stored.clone(), time.seconds);
+            self.start_timer(&mut turn, stored.clone(), time.seconds);
         }
         Ok(stored)
     }
@@ -86,9 +165,9 @@ impl RegistryElement<NetworkServiceEndpoint> for Expire {
         entry: NetworkServiceEndpoint,
         _: RegistryNext<'_, NetworkServiceEndpoint>,
     ) -> Result<()> {
-        let name = entry.name.clone();
+        let mut turn = self.turn(cx, &entry.name).await?;
         self.rest.start().unregister(cx, entry).await?;
-        self.timers.lock().remove(&name);
+        turn.slot().map(|slot| slot.timer.take());
         Ok(())
     }
 
@@ -101,3 +180,6 @@ impl RegistryElement<NetworkServiceEndpoint> for Expire {
         self.rest.start().find(cx, query).await
     }
 }
+
+#[cfg(test)]
+mod tests;

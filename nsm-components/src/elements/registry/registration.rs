@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::{
     api::registry::{NetworkService, NetworkServiceEndpoint},
-    chain::{Clock, Query, RegistryChain, RegistryCx, Result},
+    chain::{Clock, Events, Query, RegistryChain, RegistryCx, Result},
 };
 
 /// Limit of one call.
@@ -93,13 +93,15 @@ impl Keeper {
     async fn keep(self, registered: watch::Sender<bool>) {
         let mut pause = RETRY.0;
         loop {
+            // Opened first: a registry that forgets the entry right after it took it ends the watch.
+            let watch = self.watch().await;
             match self.register().await {
                 Ok(interval) => {
                     if !registered.send_replace(true) {
                         info!(endpoint = %self.entry.name, "registered");
                     }
                     pause = RETRY.0;
-                    self.until_lost(interval).await;
+                    until_lost(watch, interval).await;
                 }
                 Err(error) => {
                     warn!(endpoint = %self.entry.name, %error, "could not register; trying again");
@@ -127,30 +129,100 @@ impl Keeper {
         Ok((life * 2 / 3).min(MAX_INTERVAL))
     }
 
-    /// Until it is time to refresh, or the registry loses sight of this process: its stream ends.
-    async fn until_lost(&self, interval: Duration) {
+    async fn watch(&self) -> Result<Events<NetworkServiceEndpoint>> {
         let like = NetworkServiceEndpoint {
             name: self.entry.name.clone(),
             network_service_names: self.entry.network_service_names.clone(),
             ..Default::default()
         };
-        let lost = async {
-            let found = self.endpoints.start().find(&self.context(), Query { like, watch: true }).await;
-            match found {
-                Ok(mut events) => {
-                    while let Some(Ok(event)) = events.next().await {
-                        if event.deleted {
-                            break;
-                        }
+        self.endpoints.start().find(&self.context(), Query { like, watch: true }).await
+    }
+}
+
+/// Until it is time to refresh, or the registry loses sight of this process: its stream ends.
+async fn until_lost(watch: Result<Events<NetworkServiceEndpoint>>, interval: Duration) {
+    let lost = async {
+        match watch {
+            Ok(mut events) => {
+                while let Some(Ok(event)) = events.next().await {
+                    if event.deleted {
+                        break;
                     }
                 }
-                Err(_) => tokio::time::sleep(RETRY.0).await,
             }
-        };
-        // A stream that ends at once must not make this a busy loop.
-        let pace = tokio::time::sleep(RETRY.0);
-        if tokio::time::timeout(interval, lost).await.is_ok() {
-            pace.await;
+            Err(_) => tokio::time::sleep(RETRY.0).await,
         }
+    };
+    // A stream that ends at once must not make this a busy loop.
+    let pace = tokio::time::sleep(RETRY.0);
+    if tokio::time::timeout(interval, lost).await.is_ok() {
+        pace.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use async_trait::async_trait;
+    use futures::stream;
+    use tokio::sync::broadcast;
+
+    use super::*;
+    use crate::chain::{RegistryElement, RegistryNext, SystemClock};
+
+    /// Loses all watches as it takes the first registration: it is started anew.
+    struct Restarted {
+        registrations: AtomicUsize,
+        ends: broadcast::Sender<()>,
+    }
+
+    #[async_trait]
+    impl RegistryElement<NetworkServiceEndpoint> for Restarted {
+        fn name(&self) -> &'static str {
+            "restarted"
+        }
+
+        async fn register(
+            &self,
+            _: &RegistryCx,
+            entry: NetworkServiceEndpoint,
+            _: RegistryNext<'_, NetworkServiceEndpoint>,
+        ) -> Result<NetworkServiceEndpoint> {
+            if self.registrations.fetch_add(1, Ordering::Relaxed) == 0 {
+                let _ = self.ends.send(());
+            }
+            Ok(entry)
+        }
+
+        async fn find(
+            &self,
+            _: &RegistryCx,
+            _: Query<NetworkServiceEndpoint>,
+            _: RegistryNext<'_, NetworkServiceEndpoint>,
+        ) -> Result<Events<NetworkServiceEndpoint>> {
+            let mut ends = self.ends.subscribe();
+            let end = async move { ends.recv().await.is_err() };
+            Ok(Box::pin(stream::once(end).filter_map(|_| std::future::ready(None))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_restarts_right_after_the_registration_is_told_again_at_once() {
+        let registry =
+            Arc::new(Restarted { registrations: AtomicUsize::default(), ends: broadcast::channel(4).0 });
+        let entry = NetworkServiceEndpoint { name: "a".into(), ..NetworkServiceEndpoint::default() };
+        let _registration = Registration::start(
+            RegistryChain::new([]),
+            RegistryChain::new([registry.clone() as _]),
+            Arc::new(SystemClock),
+            Vec::new(),
+            entry,
+        );
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(registry.registrations.load(Ordering::Relaxed), 2);
     }
 }

@@ -1,0 +1,103 @@
+//! How many connections are made, and how long they are kept.
+
+use futures::future::join_all;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use tokio_util::sync::DropGuard;
+use tonic::transport::Server;
+
+use super::*;
+use crate::{
+    api::workload::{X509svid, X509svidResponse},
+    settings::Target,
+    transport::Listener,
+};
+
+fn source() -> Source {
+    let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let bundle = root.self_signed(&root_key).unwrap().der().to_vec();
+    let mut leaf = CertificateParams::default();
+    leaf.subject_alt_names = vec![SanType::URI("spiffe://d/a".try_into().unwrap())];
+    let svid = X509svid {
+        spiffe_id: "spiffe://d/a".into(),
+        x509_svid: leaf.signed_by(&key, &Issuer::new(root, root_key)).unwrap().der().to_vec(),
+        x509_svid_key: key.serialize_der(),
+        bundle,
+        ..X509svid::default()
+    };
+    Source::of(X509svidResponse { svids: vec![svid], ..X509svidResponse::default() }).unwrap()
+}
+
+/// A process that serves, and the channels of one that calls it.
+struct Two {
+    _folder: tempfile::TempDir,
+    _stop: DropGuard,
+    address: Address,
+    channels: Channels,
+}
+
+fn two() -> Two {
+    let (folder, source, stop) = (tempfile::tempdir().unwrap(), source(), CancellationToken::new());
+    let target = Target::Unix(folder.path().join("a.sock"));
+    let listener = Listener::bind(&target).unwrap();
+    let router = Server::builder().add_service(tonic_health::server::health_reporter().1);
+    tokio::spawn(listener.serve(router, source.clone(), stop.clone()));
+    let channels = Channels::new(source, Duration::from_secs(10));
+    Two { _folder: folder, _stop: stop.drop_guard(), address: target.into(), channels }
+}
+
+#[tokio::test]
+async fn many_first_calls_at_once_make_one_connection() {
+    let Two { address, channels, .. } = &two();
+    let got = join_all((0..50).map(|_| channels.get(address))).await;
+    assert!(got.iter().all(Result::is_ok));
+    assert_eq!(channels.dials(), 1);
+}
+
+#[tokio::test]
+async fn a_channel_that_nobody_uses_is_dropped_and_one_that_is_held_stays() {
+    let Two { address, channels, .. } = &two();
+    let held = channels.get(address).await.unwrap();
+    let later = Instant::now() + KEPT + SWEEP;
+    channels.sweep(later);
+    drop(channels.get(address).await.unwrap());
+    assert_eq!(channels.dials(), 1);
+    drop(held);
+    channels.sweep(later);
+    channels.get(address).await.unwrap();
+    assert_eq!(channels.dials(), 2);
+}
+
+#[tokio::test]
+async fn calls_that_broke_together_make_one_new_connection() {
+    let Two { address, channels, .. } = &two();
+    let broken = channels.get(address).await.unwrap();
+    let again = |_| async {
+        channels.discard(address, &broken);
+        channels.get(address).await
+    };
+    let got = join_all((0..50).map(again)).await;
+    assert!(got.iter().all(Result::is_ok));
+    channels.discard(address, &broken);
+    channels.get(address).await.unwrap();
+    assert_eq!(channels.dials(), 2);
+}
+
+#[tokio::test]
+async fn a_channel_never_gets_a_second_connection_beneath_its_tokens() {
+    let Two { address, channels, .. } = &two();
+    let mut connector = Connector {
+        address: address.clone(),
+        source: channels.0.source.clone(),
+        limit: channels.0.dial_timeout,
+        dials: Arc::default(),
+        files: FdTable::default(),
+        session: Arc::default(),
+        ended: CancellationToken::new(),
+    };
+    let mut connect = || tower::Service::call(&mut connector, http::Uri::from_static("http://localhost"));
+    let first = connect().await;
+    assert!(first.is_ok());
+    assert!(connect().await.is_err());
+}
