@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tonic::{Request as Call, Status, metadata::MetadataMap};
+use tonic::{Code, Request as Call, Status, metadata::MetadataMap};
 use tracing::{debug, warn};
 
 use super::grpc::{claim, failure, is_broken, named, urls};
@@ -49,8 +49,11 @@ impl Connect {
         token.write(&mut metadata);
         *call.metadata_mut() = metadata;
         call.set_timeout(cx.left());
-        if channel.is_local() {
-            channel.files.send(files);
+        if channel.is_local() && !channel.files.send(files) {
+            return Err(Error::new(
+                Kind::Exhausted,
+                "the next process does not take the files of more calls now",
+            ));
         }
         Ok(call)
     }
@@ -87,11 +90,17 @@ impl Connect {
         let mut answer = self.ask(cx, &channel, request).await?;
         if let Err(status) = &answer
             && is_broken(status)
+            && !cx.left().is_zero()
         {
             debug!(%address, %status, "the connection broke: asking again");
-            self.channels.forget(address);
+            self.channels.discard(address, &channel);
             channel = self.channel(address).await?;
             answer = self.ask(cx, &channel, request).await?;
+        }
+        // Over TCP silence may be that of a dead node; the next call shall not wait for it again.
+        if !channel.is_local() && answer.as_ref().is_err_and(|status| status.code() == Code::DeadlineExceeded)
+        {
+            self.channels.discard(address, &channel);
         }
         let connection = answer.map_err(|status| failure(&status, address))?;
         Ok((channel, connection))

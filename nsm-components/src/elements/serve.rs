@@ -70,7 +70,11 @@ impl NetworkService for ConnectionService {
             // would never claim: the copies would pin its network namespace.
             let mut own = urls(&reply.connection.mechanism);
             own.retain(|url| !sent.contains(url));
-            accepted.files.send(&named(&reply.files, &own));
+            if !accepted.files.send(&named(&reply.files, &own)) {
+                return Err(Status::resource_exhausted(
+                    "the files of earlier answers are still waiting to be read",
+                ));
+            }
         }
         Ok(Response::new(reply.connection))
     }

@@ -105,8 +105,10 @@ where
     let events = events.map_err(|error| status(&error))?;
     let answers = events.map(move |event| match event {
         Ok(event) => {
-            if accepted.local {
-                accepted.files.send(&event.files);
+            if accepted.local && !accepted.files.send(&event.files) {
+                return Err(Status::resource_exhausted(
+                    "the sockets of earlier entries are still waiting to be read",
+                ));
             }
             Ok(T::response(event))
         }
