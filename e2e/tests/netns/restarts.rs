@@ -64,3 +64,25 @@ fn nothing_is_lost_when_nsmgrs_and_forwarders_are_stopped_as_in_an_upgrade() {
 fn nothing_is_lost_when_everything_but_the_pods_is_killed_at_once() {
     nothing_is_lost_without(&ALL, Signal::SIGKILL);
 }
+
+#[test]
+fn nothing_is_lost_when_the_clients_are_killed_and_started_again() {
+    if !may_run() {
+        return;
+    }
+    let mut story = Story::begin();
+    let before = story.interfaces();
+    let watched = story.watch();
+    let streams = story.clients().map(|client| story.stream(client));
+    let clients = story.clients();
+    story.mesh.end(&clients, Signal::SIGKILL).unwrap();
+    story.mesh.start_again(&clients).unwrap();
+    // They have lost their paths, but every process on the way knows them by where they come from.
+    streams[0].run_for(story.mesh.life() + Duration::from_secs(2)).unwrap();
+    for stream in streams {
+        assert_whole(stream);
+    }
+    assert_silent(watched);
+    assert_eq!(story.interfaces(), before);
+    assert_eq!(story.mesh.journal(2).len(), 2, "connections known on node 2");
+}
