@@ -43,13 +43,10 @@ type process struct {
 }
 
 func newProcess(ctx context.Context, role string) (*process, error) {
-	// Above INFO the chains lose descriptors: their tracing drops what calls carry along.
-	level, err := logrus.ParseLevel(setting("LOG_LEVEL", "info"))
-	if err != nil {
-		return nil, err
-	}
-	logrus.SetLevel(max(level, logrus.InfoLevel))
-	log.EnableTracing(level >= logrus.TraceLevel)
+	// At this level alone the chains' tracing passes on all that calls carry along, descriptors too,
+	// and needs no spans.
+	logrus.SetLevel(logrus.InfoLevel)
+	log.EnableTracing(true)
 	life, err := durationSetting("MAX_TOKEN_LIFETIME", 10*time.Minute)
 	if err != nil {
 		return nil, err
