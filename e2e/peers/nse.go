@@ -57,7 +57,10 @@ func runEndpoint(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	server := endpoint.NewServer(ctx, p.tokens,
+	// All lives until the registration is taken back, which is after the stop and needs the socket.
+	living, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	server := endpoint.NewServer(living, p.tokens,
 		endpoint.WithName(p.name),
 		endpoint.WithAuthorizeServer(authorize.NewServer(authorize.WithPolicies(serverPolicies...))),
 		endpoint.WithAdditionalFunctionality(
@@ -71,9 +74,9 @@ func runEndpoint(ctx context.Context, p *process) error {
 		),
 	)
 	// Before the registration, which passes the socket on.
-	failed := p.serve(ctx, listenOn, server.Register)
+	failed := p.serve(living, listenOn, server.Register)
 	services, labels := listSetting("SERVICE_NAMES"), mapSetting("LABELS")
-	serviceRegistry := registryclient.NewNetworkServiceRegistryClient(ctx, options...)
+	serviceRegistry := registryclient.NewNetworkServiceRegistryClient(living, options...)
 	entry := &registry.NetworkServiceEndpoint{
 		Name:                 p.name,
 		NetworkServiceNames:  services,
@@ -87,15 +90,15 @@ func runEndpoint(ctx context.Context, p *process) error {
 			return fmt.Errorf("cannot register %s: %w", service, err)
 		}
 	}
-	endpointRegistry := registryclient.NewNetworkServiceEndpointRegistryClient(ctx, options...)
+	endpointRegistry := registryclient.NewNetworkServiceEndpointRegistryClient(living, options...)
 	registered, err := endpointRegistry.Register(ctx, entry)
 	if err != nil {
 		return fmt.Errorf("cannot register %s: %w", p.name, err)
 	}
 	logrus.Infof("registered %s until %s", registered.GetName(), registered.GetExpirationTime().AsTime())
 	err = untilStopped(ctx, failed)
-	unregister, cancel := context.WithTimeout(p.context(context.WithoutCancel(ctx)), p.requestTimeout)
-	defer cancel()
+	unregister, done := context.WithTimeout(living, p.requestTimeout)
+	defer done()
 	if _, err := endpointRegistry.Unregister(unregister, registered); err != nil {
 		return fmt.Errorf("cannot unregister %s: %w", p.name, err)
 	}
