@@ -65,6 +65,7 @@ func runForwarder(ctx context.Context, p *process) error {
 		endpoint.WithName(p.name),
 		endpoint.WithAuthorizeServer(authorize.NewServer(authorize.WithPolicies(serverPolicies...))),
 		endpoint.WithAdditionalFunctionality(
+			&countingServer{what: p.name},
 			recvfd.NewServer(),
 			sendfd.NewServer(),
 			discover.NewServer(services, endpoints),

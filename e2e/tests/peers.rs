@@ -6,6 +6,8 @@
 // Helpers of tests are tests: what they cannot do fails the test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "peers/forwarder.rs"]
+mod forwarder;
 #[path = "peers/nsc.rs"]
 mod nsc;
 #[path = "peers/nse.rs"]

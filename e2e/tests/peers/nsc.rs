@@ -1,8 +1,9 @@
 //! Upstream's client in our mesh.
 
 use nsm_e2e::{
+    interface::interfaces,
     mesh::{Mesh, START, Who},
-    wait::may_run,
+    wait::{may_run, until_true},
 };
 
 use crate::upstream::{IFNAME, LATE, LIFE, Upstream, assert_whole, restart_nsmgrs, stream};
@@ -39,4 +40,29 @@ fn a_client_of_upstream_beside_its_endpoint_is_served_from_request_to_close() {
 #[test]
 fn a_client_of_upstream_on_another_node_is_served_from_request_to_close() {
     a_client_is_served_on(1);
+}
+
+#[test]
+fn a_client_of_upstream_whose_endpoint_is_gone_gets_another() {
+    if !may_run() {
+        return;
+    }
+    let mut mesh = Mesh::start(LIFE).unwrap();
+    let gone = mesh.endpoint(2, "finance", &[]).unwrap();
+    let pod = mesh.empty_pod(1).unwrap();
+    let mut client = Upstream::client(&mesh, pod, 1, &format!("kernel://finance/{IFNAME}"));
+    client.says("connected to nse-1", START);
+    let other = mesh.endpoint(1, "finance", &[]).unwrap();
+    mesh.says(other, "\"registered\"", START).unwrap();
+    mesh.delete_pod(gone, START).unwrap();
+    let reached = || {
+        let found = interfaces(mesh.pod_of(pod).unwrap()).unwrap();
+        found.iter().any(|found| found.address.is_some_and(|(ip, _)| ip.octets()[..3] == [172, 16, 2]))
+    };
+    until_true("it is connected to the other endpoint", LIFE + LATE, reached).unwrap();
+    let (_, stream) = stream(&mesh, pod, other);
+    client.answers(2);
+    assert_whole(stream);
+    client.stop();
+    mesh.is_clean(LIFE + LATE).unwrap();
 }

@@ -5,6 +5,7 @@ use nsm_e2e::{
     wait::may_run,
 };
 
+use crate::registry::watchers_see_endpoints;
 use crate::upstream::{IFNAME, LATE, LIFE, Upstream, assert_whole, stream};
 
 /// Upstream's nsmgr on node 1, a client of ours there, and an endpoint of ours on this node.
@@ -35,4 +36,14 @@ fn an_nsmgr_of_upstream_connects_a_client_with_an_endpoint_beside_it() {
 #[test]
 fn an_nsmgr_of_upstream_connects_a_client_with_an_endpoint_on_another_node() {
     an_nsmgr_serves_with_the_endpoint_on(2);
+}
+
+#[test]
+fn endpoints_of_ours_come_and_go_with_an_nsmgr_of_upstream() {
+    if !may_run() {
+        return;
+    }
+    let mut mesh = Mesh::start(LIFE).unwrap();
+    let _nsmgr = Upstream::nsmgr(&mut mesh, 1);
+    watchers_see_endpoints(&mut mesh);
 }

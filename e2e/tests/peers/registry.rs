@@ -8,7 +8,7 @@ use nsm_e2e::{
 use crate::upstream::{IFNAME, LATE, LIFE, Upstream, assert_whole, restart_nsmgrs, stream};
 
 /// Watchers of upstream see endpoints of ours come, be taken back, and expire.
-fn watchers_see_endpoints(mesh: &mut Mesh) {
+pub(crate) fn watchers_see_endpoints(mesh: &mut Mesh) {
     let watchers = [1, 2].map(|node| Upstream::watcher(mesh, node, "weather"));
     let polite = mesh.endpoint(1, "weather", &[("NSM_UNREGISTER_ITSELF", "true")]).unwrap();
     let killed = mesh.endpoint(2, "weather", &[]).unwrap();
@@ -35,7 +35,7 @@ fn watchers_of_upstream_see_our_endpoints_come_and_go() {
 }
 
 #[test]
-fn watchers_see_endpoints_come_and_go_in_a_registry_of_upstream() {
+pub(crate) fn watchers_see_endpoints_come_and_go_in_a_registry_of_upstream() {
     if !may_run() {
         return;
     }

@@ -83,6 +83,12 @@ impl Upstream {
         Self::start(mesh, "nsmgr", Who::Nsmgr(node), &mesh.nodes()[node - 1], &[])
     }
 
+    /// Instead of ours on a node; it makes no links.
+    pub(crate) fn forwarder(mesh: &mut Mesh, node: usize) -> Self {
+        mesh.end(&[Who::Forwarder(node)], Signal::SIGKILL).unwrap();
+        Self::start(mesh, "forwarder", Who::Forwarder(node), &mesh.nodes()[node - 1], &[])
+    }
+
     /// In an empty pod on a node.
     pub(crate) fn client(mesh: &Mesh, pod: Who, node: usize, services: &str) -> Self {
         let socket = format!("unix://{}", mesh.nsmgr_socket(node).display());
