@@ -58,7 +58,7 @@ demo-down: e2e/cluster/bin/cluster ## Removes the cluster of `make demo`
 standalone-demo: ## The mesh on one host without Kubernetes
 	@echo "standalone-demo: there is no 'nsm standalone' yet; 'make demo' shows the mesh on Kubernetes" >&2; exit 1
 
-test: setup ## All tiers of tests, or one: TIER=unit|netns|controlplane|cluster
+test: setup ## All tiers of tests, or one: TIER=unit|netns|peers|controlplane|cluster
 	@e2e/test.sh
 
 check: lint ## The inner loop: format, lints and docs as errors, unit tests

@@ -25,6 +25,12 @@ controlplane() {
   cargo test --workspace --no-fail-fast --test controlplane
 }
 
+peers() {
+  # Upstream's processes as the other side.
+  (cd e2e/peers && CGO_ENABLED=0 go build -trimpath -o bin/peers .)
+  cargo test --workspace --no-fail-fast --test peers -- --test-threads=6
+}
+
 cluster() {
   make --no-print-directory cluster images
   # Under a name of its own, beside a cluster of `make demo`.
@@ -48,7 +54,7 @@ count() {
   ' "$1"
 }
 
-tiers=(unit netns controlplane cluster)
+tiers=(unit netns peers controlplane cluster)
 [ -z "${TIER:-}" ] || tiers=("$TIER")
 cargo build --workspace --bins -q || exit 1
 export NSM_BIN="$PWD/$PROGRAMS/nsm" NSM_OPERATOR_BIN="$PWD/$PROGRAMS/nsm-operator" NSM_CLUSTER_BIN="$PWD/$cluster"
@@ -59,7 +65,7 @@ total=(0 0 0)
 table=''
 code=0
 for tier in "${tiers[@]}"; do
-  declare -F "$tier" > /dev/null || { echo "test: no tier $tier; use one of unit, netns, controlplane, cluster" >&2; exit 2; }
+  declare -F "$tier" > /dev/null || { echo "test: no tier $tier; use one of unit, netns, controlplane, peers, cluster" >&2; exit 2; }
   echo "== $tier"
   started=$SECONDS
   (set -e; "$tier") 2>&1 | tee "$logs/$tier.log"

@@ -96,6 +96,14 @@ impl Connect {
     }
 }
 
+/// From here on the path is the one that the answer has, if it has any.
+fn follow<M>(cx: &RegistryCx, answer: &Response<M>) {
+    let path = answer.metadata().get(METADATA_KEY).and_then(|value| value.to_str().ok());
+    if let Some(path) = path.and_then(RegistryPath::from_metadata) {
+        *cx.path.lock() = path;
+    }
+}
+
 /// The socket at a path, to be passed on: it is neither opened nor connected to.
 fn open_socket(path: &Path) -> std::io::Result<(FileKey, OwnedFd)> {
     use rustix::fs::{Mode, OFlags};
@@ -124,10 +132,7 @@ impl<T: Wire> RegistryElement<T> for Connect {
                 answer => break answer.map_err(|status| failure(&status, &self.address))?,
             }
         };
-        let new_path = answer.metadata().get(METADATA_KEY).and_then(|value| value.to_str().ok());
-        if let Some(new_path) = new_path.and_then(RegistryPath::from_metadata) {
-            *cx.path.lock() = new_path;
-        }
+        follow(cx, &answer);
         let mut stored = answer.into_inner();
         // The caller's own name for its socket.
         stored.set_url(entry.url().to_owned());
@@ -139,7 +144,7 @@ impl<T: Wire> RegistryElement<T> for Connect {
         let channel = self.channel().await?;
         let call = self.prepare(&channel, Self::outgoing(&channel, &entry, &cx.files)?, Some(&path))?;
         let answer = self.limited(cx, &channel, T::call_unregister(&channel, call)).await;
-        answer.map_err(|status| failure(&status, &self.address))?;
+        follow(cx, &answer.map_err(|status| failure(&status, &self.address))?);
         next.unregister(cx, entry).await
     }
 
@@ -219,5 +224,19 @@ mod tests {
         let all: Vec<_> = with_files(events, FdTable::default(), |files| files, None).collect().await;
         assert_eq!(all.len(), 50);
         assert!(begin.elapsed() <= SOCKETS + Duration::from_millis(100), "{:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn the_path_of_an_answer_replaces_the_one_that_was_sent_and_no_path_keeps_it() {
+        let cx = RegistryCx::within(Duration::ZERO);
+        cx.path.lock().advance("nse", "nsmgr");
+        let sent = cx.path.lock().clone();
+        let mut answer = Response::new(());
+        follow(&cx, &answer);
+        assert_eq!(*cx.path.lock(), sent);
+        let text = r#"{"Index":1,"PathSegments":[{"token":"nse"},{"token":"nsmgr"},{"token":"registry"}]}"#;
+        answer.metadata_mut().insert(METADATA_KEY, MetadataValue::from_static(text));
+        follow(&cx, &answer);
+        assert_eq!(cx.path.lock().to_metadata(), text);
     }
 }

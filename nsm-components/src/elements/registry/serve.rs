@@ -64,6 +64,15 @@ impl RegistryService {
     }
 }
 
+/// An answer with the path as it is now. Callers check it, also when they take something back.
+fn answer<M>(cx: &RegistryCx, message: M) -> Response<M> {
+    let mut answer = Response::new(message);
+    if let Ok(path) = MetadataValue::try_from(cx.path.lock().to_metadata()) {
+        answer.metadata_mut().insert(METADATA_KEY, path);
+    }
+    answer
+}
+
 async fn register<T: Wire>(
     service: &RegistryService,
     chain: &RegistryChain<T>,
@@ -72,12 +81,7 @@ async fn register<T: Wire>(
     let cx = service.receive(&call, call.get_ref().url()).await?;
     let entry = call.into_inner();
     let stored = chain.start().register(&cx, entry).await.map_err(|error| status(&error))?;
-    let mut answer = Response::new(stored);
-    let path = cx.path.lock().to_metadata();
-    if let Ok(path) = MetadataValue::try_from(path) {
-        answer.metadata_mut().insert(METADATA_KEY, path);
-    }
-    Ok(answer)
+    Ok(answer(&cx, stored))
 }
 
 async fn unregister<T: Wire>(
@@ -88,7 +92,7 @@ async fn unregister<T: Wire>(
     // The entry counts, not its socket, which may be gone.
     let cx = service.receive(&call, "").await?;
     chain.start().unregister(&cx, call.into_inner()).await.map_err(|error| status(&error))?;
-    Ok(Response::new(()))
+    Ok(answer(&cx, ()))
 }
 
 async fn find<T: Wire>(
@@ -154,5 +158,19 @@ impl NetworkServiceEndpointRegistry for RegistryService {
 
     async fn unregister(&self, call: Call<NetworkServiceEndpoint>) -> Result<Response<()>, Status> {
         unregister(self, &self.endpoints, call).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_carry_the_path_even_if_they_say_nothing_else() {
+        let cx = RegistryCx::within(Duration::ZERO);
+        cx.path.lock().advance("nse", "nsmgr");
+        let answer = answer(&cx, ());
+        let path = answer.metadata().get(METADATA_KEY).unwrap().to_str().unwrap();
+        assert_eq!(RegistryPath::from_metadata(path), Some(cx.path.lock().clone()));
     }
 }

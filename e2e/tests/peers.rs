@@ -1,0 +1,20 @@
+//! Upstream's processes beside ours: what each of them is told over the wire, the other takes. One
+//! process of a mesh is composed of upstream's own packages (`e2e/peers`), the rest is ours. Needs
+//! root, and `go build -o bin/peers .` in that folder; sends packets only inside of its own
+//! namespaces.
+
+// Helpers of tests are tests: what they cannot do fails the test.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "peers/forwarder.rs"]
+mod forwarder;
+#[path = "peers/nsc.rs"]
+mod nsc;
+#[path = "peers/nse.rs"]
+mod nse;
+#[path = "peers/nsmgr.rs"]
+mod nsmgr;
+#[path = "peers/registry.rs"]
+mod registry;
+#[path = "peers/upstream.rs"]
+mod upstream;
