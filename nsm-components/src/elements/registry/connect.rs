@@ -7,7 +7,7 @@ use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::time::Instant;
-use tonic::{Request as Call, Status, metadata::MetadataValue};
+use tonic::{Request as Call, Response, Status, metadata::MetadataValue};
 use tracing::debug;
 
 pub use self::wire::Wire;
