@@ -44,14 +44,22 @@ fn our_forwarders_carry_packets_where_all_else_is_of_upstream() {
         (pod, Upstream::client(&mesh, pod, node, &format!("kernel://finance/{IFNAME}")))
     });
     let connected = [&clients[0], &clients[1]].map(|(client, _)| stream(&mesh, *client, pod));
-    clients.iter().for_each(|(_, client)| client.answers(2));
-    nsmgrs.iter_mut().for_each(|nsmgr| nsmgr.restart(Signal::SIGKILL));
-    clients.iter().for_each(|(_, client)| client.answers(2));
+    for (_, client) in &clients {
+        client.answers(2);
+    }
+    for nsmgr in &mut nsmgrs {
+        nsmgr.restart(Signal::SIGKILL);
+    }
+    for (_, client) in &clients {
+        client.answers(2);
+    }
     for ((client, _), (interface, stream)) in clients.iter().zip(connected) {
         assert_whole(stream);
         assert_eq!(mesh.connected(*client, IFNAME).unwrap(), interface);
     }
-    clients.iter_mut().for_each(|(_, client)| client.stop());
+    for (_, client) in &mut clients {
+        client.stop();
+    }
     mesh.is_clean(LATE).unwrap();
     endpoint.stop();
 }
