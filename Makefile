@@ -24,7 +24,7 @@ export IMAGES := target/images
 TIER ?=
 export TIER
 
-.PHONY: help setup build images manifests cluster demo demo-down standalone-demo test check lint soak bench clean
+.PHONY: help setup build images manifests cluster demo demo-down standalone-demo test check lint deny soak bench clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -69,6 +69,9 @@ lint: ## Static checks
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items -q
 	cd e2e/cluster && test -z "$$(gofmt -l .)" && go vet ./cmd/... ./internal/... ./pause/...
+
+deny: ## Licences, sources and banned crates among the dependencies; needs cargo-deny
+	cargo deny check bans licenses sources
 
 soak: ## Repetitions of the tests with random faults
 	@echo "soak: repetitions are not written yet; 'make test' makes one pass of every claim" >&2; exit 1
