@@ -180,7 +180,7 @@ pub(crate) fn stream(mesh: &Mesh, client: Who, endpoint: Who) -> (Interface, Str
     let from = (mesh.pod_of(client).unwrap(), interface.address.unwrap().0);
     let to = (mesh.pod_of(endpoint).unwrap(), interface.peer.unwrap());
     // The kernel looks for the neighbour first, for up to a second: the stream that counts comes after.
-    Stream::start(from, to).unwrap().report().unwrap();
+    println!("at first: {:?}", Stream::start(from, to).unwrap().report().unwrap());
     let stream = Stream::start(from, to).unwrap();
     (interface, stream)
 }
