@@ -27,7 +27,7 @@ export TIER
 .PHONY: help setup build images manifests cluster demo demo-down standalone-demo test check lint deny soak bench clean
 
 help: ## What can be made
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
 
 setup: ## Debian packages that building and testing need, as far as they are missing
 	@e2e/setup.sh
@@ -69,6 +69,7 @@ lint: ## Static checks
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items -q
 	cd e2e/cluster && test -z "$$(gofmt -l .)" && go vet ./cmd/... ./internal/... ./pause/...
+	cd e2e/peers && test -z "$$(gofmt -l .)" && go vet ./...
 
 deny: ## Licences, sources and banned crates among the dependencies; needs cargo-deny
 	cargo deny check bans licenses sources
