@@ -11,7 +11,6 @@ use super::Result;
 use crate::api::{
     Connection, Mechanism,
     peer::{Address, Files, Peer},
-    registry::NetworkServiceEndpoint,
 };
 
 /// How long undoing a half-built connection may take.
@@ -57,8 +56,6 @@ pub struct Cx {
     pub caller: Option<Arc<Caller>>,
     /// Where the next process is; set by discovery, read by `connect`.
     pub next_hop: Option<Address>,
-    /// Endpoints that will do, best first; set by `discover`.
-    pub candidates: Arc<[NetworkServiceEndpoint]>,
     /// What elements remember of the connection between calls.
     pub memory: Memory,
 }
@@ -108,13 +105,7 @@ pub struct Chain(Arc<[Arc<dyn Element>]>);
 impl Cx {
     /// A call that begins in this process.
     pub fn within(limit: Duration) -> Self {
-        Self {
-            deadline: Instant::now() + limit,
-            caller: None,
-            next_hop: None,
-            candidates: Arc::default(),
-            memory: Memory::default(),
-        }
+        Self { deadline: Instant::now() + limit, caller: None, next_hop: None, memory: Memory::default() }
     }
 
     /// The same call with a fresh deadline: undoing must not inherit a spent one.

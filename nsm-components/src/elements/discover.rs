@@ -1,7 +1,7 @@
 //! `discover` and `roundrobin`: finds the endpoints that will do and tries them in turn
 //! (protocol §4.4).
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -66,17 +66,17 @@ impl Element for Discover {
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
         let found = self.index.find(&request.connection.network_service, cx.deadline).await?;
-        let candidates: Arc<[_]> = self.candidates(&request.connection, &found)?.into();
+        let candidates = self.candidates(&request.connection, &found)?;
         let mut refusals = Vec::new();
         let mut last = Kind::Unavailable;
-        for candidate in candidates.iter() {
+        for candidate in &candidates {
             let Some((_, address)) = found.endpoints.get(&candidate.name) else { continue };
             let mut request = request.clone();
             request.connection.network_service_endpoint_name.clone_from(&candidate.name);
             if let Some(service) = &found.service {
                 request.connection.payload.clone_from(&service.payload);
             }
-            let cx = Cx { next_hop: Some(address.clone()), candidates: candidates.clone(), ..cx.clone() };
+            let cx = Cx { next_hop: Some(address.clone()), ..cx.clone() };
             match next.request(&cx, request).await {
                 Ok(reply) => return Ok(reply),
                 Err(error) => {

@@ -62,3 +62,38 @@ impl<T: Entry> RegistryElement<T> for UpdatePath {
         done
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        api::{peer::Peer, registry::NetworkServiceEndpoint, registry_path::Segment},
+        chain::{Caller, RegistryChain},
+    };
+
+    const NSMGR: &str = "spiffe://d/ns/nsm-system/sa/nsmgr/node/n1";
+    const POD: &str = "spiffe://d/ns/demo/sa/default/pod/a";
+
+    /// A registration of what claims to be the victim's, one hop after somebody.
+    async fn register(caller: &str) -> Result<NetworkServiceEndpoint> {
+        let trust = Trust::new(&[], "spiffe://d/ns/nsm-system/sa/registry/pod/r");
+        let chain = RegistryChain::new([Arc::new(UpdatePath::new(trust)) as Arc<dyn RegistryElement<_>>]);
+        let peer = Peer { id: caller.into(), public_key: Vec::new(), not_after: 0 };
+        let caller = Caller { peer, token: None, own_token: ("".into(), 0) };
+        let cx = RegistryCx { caller: Some(Arc::new(caller)), ..RegistryCx::within(Duration::from_secs(1)) };
+        let segments = Some(vec![Segment::default(), Segment::default()]);
+        *cx.path.lock() = crate::api::registry_path::RegistryPath { index: 1, path_segments: segments };
+        let path_ids = vec!["spiffe://d/victim".into()];
+        let entry = NetworkServiceEndpoint { name: "nse".into(), path_ids, ..Default::default() };
+        chain.start().register(&cx, entry).await
+    }
+
+    #[tokio::test]
+    async fn a_pod_registers_for_itself_alone_and_nobody_says_in_the_message_who_owns_it() {
+        assert_eq!(register(POD).await.unwrap_err().kind, Kind::Denied);
+        let stored = register(NSMGR).await.unwrap();
+        assert!(!stored.path_ids.contains(&"spiffe://d/victim".to_owned()), "{:?}", stored.path_ids);
+    }
+}

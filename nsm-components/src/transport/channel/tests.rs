@@ -101,3 +101,15 @@ async fn a_channel_never_gets_a_second_connection_beneath_its_tokens() {
     assert!(first.is_ok());
     assert!(connect().await.is_err());
 }
+
+#[tokio::test]
+async fn a_token_is_signed_once_for_many_calls() {
+    let two = two();
+    let channel = two.channels.get(&two.address).await.unwrap();
+    let session = channel.session().unwrap();
+    let first = channel.token(Duration::from_mins(10)).unwrap();
+    for _ in 0..100 {
+        assert_eq!(channel.token(Duration::from_mins(10)).unwrap(), first);
+    }
+    assert_eq!(session.signatures(), 1);
+}
