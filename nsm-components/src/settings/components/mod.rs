@@ -1,0 +1,71 @@
+//! One struct per process.
+
+mod forwarder;
+mod identity;
+mod nsc;
+mod nse;
+mod nsmgr;
+mod registry;
+
+use std::{collections::BTreeMap, time::Duration};
+
+pub use self::{
+    forwarder::Forwarder,
+    identity::{IdentityAgent, IdentityAuthority, IdentityStandalone},
+    nsc::Nsc,
+    nse::Nse,
+    nsmgr::Nsmgr,
+    registry::Registry,
+};
+use super::{Reader, Target, vars};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// An object on the API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// What every process of the mesh reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Common {
+    /// `NSM_NAME`.
+    pub name: String,
+    /// `SPIFFE_ENDPOINT_SOCKET`: where the process gets its identity.
+    pub workload_api: Target,
+    /// `NSM_MAX_TOKEN_LIFETIME`, 10 minutes.
+    pub max_token_lifetime: Duration,
+    /// `NSM_DIAL_TIMEOUT`.
+    pub dial_timeout: Duration,
+    /// `NSM_TRUSTED_IDS`: beginnings of SPIFFE IDs; see [`crate::api::trust::Trust`].
+    pub trusted_ids: Vec<String>,
+    /// `NODE_NAME`, `POD_NAME` and `CLUSTER_NAME` under upstream's label names, as far as set.
+    pub client_info: BTreeMap<String, String>,
+}
+
+impl Common {
+    fn read(reader: &mut Reader<'_>, name: &str, dial_timeout: Duration) -> Self {
+        let mut client_info = BTreeMap::new();
+        for (variable, label) in
+            [(vars::NODE_NAME, "nodeName"), (vars::POD_NAME, "podName"), (vars::CLUSTER_NAME, "clusterName")]
+        {
+            let value = reader.text(variable, "");
+            if !value.is_empty() {
+                client_info.insert(label.to_owned(), value);
+            }
+        }
+        Self {
+            workload_api: reader.target(vars::SPIFFE_ENDPOINT_SOCKET, ""),
+            name: reader.name(vars::NSM_NAME, name),
+            max_token_lifetime: reader.duration(vars::NSM_MAX_TOKEN_LIFETIME, 10 * MINUTE),
+            dial_timeout: reader.duration(vars::NSM_DIAL_TIMEOUT, dial_timeout),
+            trusted_ids: reader.list(vars::NSM_TRUSTED_IDS, ""),
+            client_info,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Settings of `nsm nsc`.
+
+use std::time::Duration;
+
+use super::{Common, SECOND};
+use crate::{
+    api::names,
+    settings::{Errors, NsmUrl, Reader, Target, Vars, vars},
+};
+
+/// `nsm nsc`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nsc {
+    /// What all read.
+    pub common: Common,
+    /// `NSM_CONNECT_TO`: the node's nsmgr.
+    pub connect_to: Target,
+    /// `NSM_NETWORK_SERVICES`, at least one.
+    pub network_services: Vec<NsmUrl>,
+    /// `NSM_REQUEST_TIMEOUT`, 15 s.
+    pub request_timeout: Duration,
+    /// `NSM_LISTEN_ON`: where the client answers health checks.
+    pub listen_on: Target,
+}
+
+impl Nsc {
+    /// Reads all settings of the process.
+    pub fn read(vars: &dyn Vars) -> Result<Self, Errors> {
+        let mut reader = Reader::new(vars);
+        let settings = Self {
+            common: Common::read(&mut reader, "nsc", 5 * SECOND),
+            connect_to: reader.target(vars::NSM_CONNECT_TO, &format!("unix://{}", names::NSMGR_SOCKET)),
+            network_services: reader.list(vars::NSM_NETWORK_SERVICES, ""),
+            request_timeout: reader.duration(vars::NSM_REQUEST_TIMEOUT, 15 * SECOND),
+            listen_on: reader.target(vars::NSM_LISTEN_ON, "unix:///tmp/nsc.sock"),
+        };
+        if settings.network_services.is_empty()
+            && reader.text(vars::NSM_NETWORK_SERVICES, "").trim().is_empty()
+        {
+            reader.refuse(vars::NSM_NETWORK_SERVICES, "", "at least one URL such as kernel://service/nsm-1");
+        }
+        reader.finish(settings)
+    }
+}
