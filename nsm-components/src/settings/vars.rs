@@ -56,6 +56,10 @@ names! {
     NSM_TRUST_DOMAIN,
     /// Life of an X.509-SVID; it is renewed at half of it.
     NSM_SVID_LIFETIME,
+    /// Life of a CA of `nsm identity standalone`; the next one is made ready at half of it.
+    NSM_CA_LIFETIME,
+    /// Path of the SPIFFE IDs of a host's programs, with `{uid}`, `{gid}`, `{program}` or `{path}`.
+    NSM_SPIFFE_ID_TEMPLATE,
     /// `namespace/name` of the Secret with the root key.
     NSM_ROOT_SECRET,
     /// `namespace/name` of the ConfigMap with the trust bundle.
