@@ -18,7 +18,7 @@ use crate::{
     chain::{Clock, RegistryChain, RegistryElement},
     elements::{
         health_service,
-        registry::{Authorize, Expire, Memory, RegistryService, SetPayload, UpdatePath},
+        registry::{Authorize, Memory, RegistryService, SetPayload, Store, UpdatePath},
     },
     settings::Registry,
 };
@@ -31,16 +31,15 @@ fn services(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkService> {
         Arc::new(UpdatePath::new(trust.clone())) as Arc<dyn RegistryElement<NetworkService>>,
         Arc::new(Authorize::new(clock.clone())),
         Arc::new(SetPayload),
-        Arc::new(Memory::default()),
+        Arc::new(Store::new(Arc::new(Memory::default()), clock.clone())),
     ])
 }
 
 fn endpoints(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkServiceEndpoint> {
-    let store = RegistryChain::new([Arc::new(Memory::default()) as Arc<dyn RegistryElement<_>>]);
     RegistryChain::new([
         Arc::new(UpdatePath::new(trust.clone())) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
         Arc::new(Authorize::new(clock.clone())),
-        Arc::new(Expire::new(store, clock.clone())),
+        Arc::new(Store::new(Arc::new(Memory::default()), clock.clone())),
     ])
 }
 

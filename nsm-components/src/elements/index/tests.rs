@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::{
     chain::{Events, Query, RegistryCx, RegistryElement, RegistryNext, SystemClock},
-    elements::registry::Memory,
+    elements::registry::Store,
 };
 
 type Endpoints = RegistryChain<NetworkServiceEndpoint>;
@@ -30,7 +30,7 @@ fn endpoint() -> NetworkServiceEndpoint {
 }
 
 fn index(endpoints: Endpoints) -> Index {
-    Index::new(RegistryChain::new([Arc::new(Memory::default()) as _]), endpoints, Arc::new(SystemClock))
+    Index::new(RegistryChain::new([Store::in_memory() as _]), endpoints, Arc::new(SystemClock))
 }
 
 /// Deletes the endpoint just before the second Find.
@@ -60,7 +60,7 @@ impl RegistryElement<NetworkServiceEndpoint> for Deleting {
 
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_deleted_between_watch_and_snapshot_is_not_found() {
-    let store = Endpoints::new([Arc::new(Memory::default()) as _]);
+    let store = Endpoints::new([Store::in_memory() as _]);
     store.start().register(&cx(), endpoint()).await.unwrap();
     let index = index(Endpoints::new([Arc::new(Deleting { store, finds: AtomicUsize::default() }) as _]));
     index.find("finance", soon()).await.unwrap();
@@ -70,7 +70,7 @@ async fn an_endpoint_deleted_between_watch_and_snapshot_is_not_found() {
 
 #[tokio::test(start_paused = true)]
 async fn names_that_nobody_registered_leave_soon_and_services_stay() {
-    let store = Endpoints::new([Arc::new(Memory::default()) as _]);
+    let store = Endpoints::new([Store::in_memory() as _]);
     store.start().register(&cx(), endpoint()).await.unwrap();
     let index = index(store);
     for name in (0..100).map(|number| format!("invented-{number}")).chain(["finance".into()]) {
@@ -85,7 +85,7 @@ async fn names_that_nobody_registered_leave_soon_and_services_stay() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_is_registered_later_is_found_and_stays() {
-    let store = Endpoints::new([Arc::new(Memory::default()) as _]);
+    let store = Endpoints::new([Store::in_memory() as _]);
     let index = index(store.clone());
     assert!(index.find("finance", soon()).await.unwrap().endpoints.is_empty());
     store.start().register(&cx(), endpoint()).await.unwrap();

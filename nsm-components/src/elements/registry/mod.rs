@@ -8,6 +8,8 @@ mod memory;
 mod registration;
 mod serve;
 mod setpayload;
+mod storage;
+mod store;
 mod updatepath;
 
 pub use self::{
@@ -19,5 +21,7 @@ pub use self::{
     registration::Registration,
     serve::RegistryService,
     setpayload::SetPayload,
+    storage::Storage,
+    store::Store,
     updatepath::UpdatePath,
 };
