@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::{
+    api::registry::AccessRules,
     chain::{Events, Query, RegistryCx, RegistryElement, RegistryNext, SystemClock},
     elements::registry::Store,
 };
@@ -30,7 +31,7 @@ fn endpoint() -> NetworkServiceEndpoint {
 }
 
 fn index(endpoints: Endpoints) -> Index {
-    Index::new(RegistryChain::new([Store::in_memory() as _]), endpoints, Arc::new(SystemClock))
+    Index::new(RegistryChain::new([Store::in_memory() as _]), endpoints, Arc::new(SystemClock), "d")
 }
 
 /// Deletes the endpoint just before the second Find.
@@ -215,4 +216,25 @@ async fn an_endpoint_that_serves_something_else_from_now_on_is_not_found() {
     store.start().register(&cx(), moved).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(names(&index).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_its_service_does_not_allow_is_not_found_whatever_the_registry_took() {
+    let services = RegistryChain::new([Store::in_memory() as _]);
+    let rules = AccessRules { clients: Vec::new(), endpoints: vec!["ns/friends".into()] };
+    let service = NetworkService { name: "finance".into(), access: Some(rules), ..Default::default() };
+    services.start().register(&cx(), service.clone()).await.unwrap();
+    let store = store();
+    for (name, owner) in [("a", "spiffe://d/ns/friends/pod/a"), ("b", "spiffe://d/ns/other/pod/b")] {
+        let path_ids = vec![owner.to_owned()];
+        let entry = NetworkServiceEndpoint { name: name.into(), path_ids, ..endpoint() };
+        store.start().register(&cx(), entry).await.unwrap();
+    }
+    let index = Index::new(services.clone(), store, Arc::new(SystemClock), "d");
+    assert_eq!(names(&index).await, ["a"]);
+    // The list is edited while it is in use.
+    let open = NetworkService { access: None, ..service };
+    services.start().register(&cx(), open).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(names(&index).await, ["a", "b"]);
 }

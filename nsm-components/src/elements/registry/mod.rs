@@ -1,5 +1,6 @@
 //! Elements of registry chains, one a file, under upstream's names.
 
+mod access;
 mod authorize;
 mod connect;
 mod expire;
@@ -13,6 +14,7 @@ mod store;
 mod updatepath;
 
 pub use self::{
+    access::Access,
     authorize::Authorize,
     connect::{Connect, Wire},
     expire::Expire,

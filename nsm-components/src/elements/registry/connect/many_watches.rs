@@ -71,7 +71,7 @@ fn cx() -> RegistryCx {
 fn index(connect: &Connect) -> Index {
     let services =
         RegistryChain::new([Arc::new(connect.clone()) as Arc<dyn RegistryElement<NetworkService>>]);
-    Index::new(services, Endpoints::new([Arc::new(connect.clone()) as _]), Arc::new(SystemClock))
+    Index::new(services, Endpoints::new([Arc::new(connect.clone()) as _]), Arc::new(SystemClock), "d")
 }
 
 async fn found(index: &Index, number: usize) -> usize {
