@@ -102,7 +102,7 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
         registry::Connect::new(mesh.channels.clone(), settings.connect_to.clone().into(), mesh.token_life);
     let services = RegistryChain::new([Arc::new(up.clone()) as Arc<dyn RegistryElement<NetworkService>>]);
     let endpoints = RegistryChain::new([Arc::new(up) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>]);
-    let index = Index::new(services.clone(), endpoints.clone(), mesh.clock.clone());
+    let index = Index::new(services.clone(), endpoints.clone(), mesh.clock.clone(), &mesh.domain);
     let monitor = Arc::new(Monitor::default());
     let chain = chain(&mesh, &settings, tunnel, vnis, &monitor, index, xconnect);
     let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone());

@@ -7,7 +7,7 @@ use tonic::transport::{Server, server::Router};
 use tracing::info;
 
 use crate::{
-    api::trust::Trust,
+    api::{access, trust::Trust},
     chain::{Clock, SystemClock},
     settings::{Common, Target},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
@@ -66,6 +66,8 @@ pub(super) struct Mesh {
     pub token_life: Duration,
     /// Who may speak for others.
     pub trust: Trust,
+    /// The trust domain of all of them.
+    pub domain: String,
     pub stop: CancellationToken,
 }
 
@@ -81,6 +83,7 @@ impl Mesh {
             clock: Arc::new(SystemClock),
             token_life: common.max_token_lifetime,
             trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
+            domain: access::domain(&svid.leaf.id).to_owned(),
             stop,
         })
     }

@@ -12,6 +12,8 @@ mod file;
 mod listener;
 mod session;
 mod svid;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tls;
 pub mod token;
 mod wire;

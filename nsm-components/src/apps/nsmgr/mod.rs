@@ -21,8 +21,8 @@ use crate::{
     },
     chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
     elements::{
-        Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, Index, LocalEntries, Monitor,
-        UpdatePath, UpdateToken, health_service, registry,
+        Access, Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, Index, LocalEntries,
+        Monitor, UpdatePath, UpdateToken, health_service, registry,
     },
     settings::{Nsmgr, Target},
 };
@@ -86,7 +86,7 @@ fn chain(mesh: &Mesh, settings: &Nsmgr, monitor: &Arc<Monitor>, index: Index, lo
     let inner = Chain::new([
         Arc::new(monitor.clone()) as Arc<dyn Element>,
         Arc::new(ClientInfo::new(settings.common.client_info.clone())),
-        Arc::new(DiscoverForwarder::new(index, local, &settings.forwarder_service)),
+        Arc::new(DiscoverForwarder::new(index.clone(), local, &settings.forwarder_service)),
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
     ]);
     Chain::new([
@@ -94,6 +94,7 @@ fn chain(mesh: &Mesh, settings: &Nsmgr, monitor: &Arc<Monitor>, index: Index, lo
         Arc::new(UpdateToken),
         // Before the session: who is refused leaves nothing.
         Arc::new(Authorize::new(mesh.clock.clone())),
+        Arc::new(Access::new(index, mesh.trust.clone())),
         Arc::new(Session::new(inner, Policy::Expire, mesh.clock.clone())),
     ])
 }
@@ -103,7 +104,8 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
     let mesh = Mesh::start(&settings.common, stop).await?;
     let (monitor, local) = (Arc::new(Monitor::default()), LocalEntries::default());
     let registries = registries(&mesh, &settings, &local);
-    let index = Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone());
+    let index =
+        Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone(), &mesh.domain);
     let chain = chain(&mesh, &settings, &monitor, index, local.clone());
     let _report = match &settings.node_state {
         Some(node) => {
