@@ -22,8 +22,10 @@ impl Authorize {
     fn check(&self, cx: &RegistryCx) -> Result<()> {
         let Some(caller) = &cx.caller else { return Ok(()) };
         let path = cx.path.lock().clone();
-        let tokens: Vec<&str> = path.left().iter().map(|segment| segment.token.as_str()).collect();
-        Judge { now: Some(self.clock.seconds()), peer: &caller.peer }.check(&tokens)
+        // The last one is this process's own.
+        let before = path.left().split_last().map_or(&[][..], |(_, before)| before);
+        let tokens: Vec<&str> = before.iter().map(|segment| segment.token.as_str()).collect();
+        Judge { now: Some(self.clock.seconds()), caller }.check(&tokens)
     }
 }
 

@@ -145,10 +145,9 @@ impl RegistryElement<NetworkServiceEndpoint> for Expire {
         _: RegistryNext<'_, NetworkServiceEndpoint>,
     ) -> Result<NetworkServiceEndpoint> {
         let given = entry.expiration_time.map(|time| time.seconds);
-        let of_tokens = cx.caller.as_ref().map(|caller| {
-            caller.token.as_ref().map_or(caller.own_token.1, |(_, end)| (*end).min(caller.own_token.1))
-        });
-        let end = given.into_iter().chain(of_tokens).min();
+        let own = cx.caller.as_ref().map(|caller| caller.link.own_token()).transpose()?.map(|(_, end)| end);
+        let callers = cx.caller.iter().filter_map(|caller| caller.token.as_ref()).map(|(_, end)| *end);
+        let end = given.into_iter().chain(own).chain(callers).min();
         entry.expiration_time = end.map(|seconds| Timestamp { seconds, nanos: 0 });
         // When this fails, the old timer goes on.
         let mut turn = self.turn(cx, &entry.name).await?;
