@@ -8,7 +8,9 @@ use tracing::info;
 
 use crate::{
     api::trust::Trust,
-    chain::{Clock, SystemClock},
+    chain::{Clock, Element, SystemClock},
+    daemon::Admission,
+    elements::Admit,
     settings::{Common, Target},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
 };
@@ -66,6 +68,8 @@ pub(super) struct Mesh {
     pub token_life: Duration,
     /// Who may speak for others.
     pub trust: Trust,
+    /// How many Requests are worked on.
+    pub admission: Arc<Admission>,
     pub stop: CancellationToken,
 }
 
@@ -81,8 +85,14 @@ impl Mesh {
             clock: Arc::new(SystemClock),
             token_life: common.max_token_lifetime,
             trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
+            admission: Admission::new(common.max_requests, stop.clone()),
             stop,
         })
+    }
+
+    /// What stands first in chains that others call.
+    pub(super) fn admit(&self) -> Arc<dyn Element> {
+        Arc::new(Admit::new(self.admission.clone(), self.trust.clone()))
     }
 
     /// Starts to listen. From here on the sockets are there, and calls wait until they are served.

@@ -1,5 +1,6 @@
 //! Links of chains, one a file, under upstream's names. None knows its neighbours.
 
+mod admit;
 mod authorize;
 mod clientinfo;
 mod connect;
@@ -23,6 +24,7 @@ mod vxlan;
 mod xconnect;
 
 pub use self::{
+    admit::Admit,
     authorize::Authorize,
     clientinfo::ClientInfo,
     connect::Connect,
