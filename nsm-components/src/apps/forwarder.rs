@@ -62,7 +62,8 @@ fn chain(
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
     ]);
     Chain::new([
-        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
+        mesh.admit(),
+        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         // Only the node's nsmgr calls a forwarder.
         Arc::new(Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone())),

@@ -8,7 +8,9 @@ use tracing::info;
 
 use crate::{
     api::{access, trust::Trust},
-    chain::{Clock, SystemClock},
+    chain::{Clock, Element, SystemClock},
+    daemon::Admission,
+    elements::Admit,
     settings::{Common, Target},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
 };
@@ -68,6 +70,8 @@ pub(super) struct Mesh {
     pub trust: Trust,
     /// The trust domain of all of them.
     pub domain: String,
+    /// How many Requests are worked on.
+    pub admission: Arc<Admission>,
     pub stop: CancellationToken,
 }
 
@@ -84,8 +88,14 @@ impl Mesh {
             token_life: common.max_token_lifetime,
             trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
             domain: access::domain(&svid.leaf.id).to_owned(),
+            admission: Admission::new(common.max_requests, stop.clone()),
             stop,
         })
+    }
+
+    /// What stands first in chains that others call.
+    pub(super) fn admit(&self) -> Arc<dyn Element> {
+        Arc::new(Admit::new(self.admission.clone(), self.trust.clone()))
     }
 
     /// Starts to listen. From here on the sockets are there, and calls wait until they are served.

@@ -36,7 +36,8 @@ fn chain(mesh: &Mesh, settings: &Nse, monitor: &Arc<Monitor>) -> Result<Chain, E
         Arc::new(kernel),
     ]);
     Ok(Chain::new([
-        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
+        mesh.admit(),
+        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         Arc::new(Authorize::new(mesh.clock.clone())),
         Arc::new(Session::new(inner, Policy::Expire, mesh.clock.clone())),

@@ -1,6 +1,7 @@
 //! Links of chains, one a file, under upstream's names. None knows its neighbours.
 
 mod access;
+mod admit;
 mod authorize;
 mod clientinfo;
 mod connect;
@@ -25,6 +26,7 @@ mod xconnect;
 
 pub use self::{
     access::Access,
+    admit::Admit,
     authorize::Authorize,
     clientinfo::ClientInfo,
     connect::Connect,

@@ -23,6 +23,8 @@ names! {
     NSM_DIAL_TIMEOUT,
     /// How long one Request may take.
     NSM_REQUEST_TIMEOUT,
+    /// How many Requests a process works on at once; sixteen times as many wait for their turn.
+    NSM_MAX_REQUESTS_IN_FLIGHT,
     /// Labels of the endpoint or forwarder: `key:value,key2:value2`.
     NSM_LABELS,
     /// Network service that forwarders offer.

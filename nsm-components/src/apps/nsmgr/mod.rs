@@ -90,7 +90,8 @@ fn chain(mesh: &Mesh, settings: &Nsmgr, monitor: &Arc<Monitor>, index: Index, lo
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
     ]);
     Chain::new([
-        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
+        mesh.admit(),
+        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         // Before the session: who is refused leaves nothing.
         Arc::new(Authorize::new(mesh.clock.clone())),
