@@ -5,6 +5,7 @@ mod clientinfo;
 mod connect;
 mod discover;
 mod discoverforwarder;
+mod dnscontext;
 mod grpc;
 mod heal;
 mod index;
@@ -13,7 +14,9 @@ mod localforwarders;
 mod mechanisms;
 mod mechanismtranslation;
 mod monitor;
+mod onidle;
 mod point2pointipam;
+mod policyroute;
 pub mod registry;
 mod serve;
 mod trimpath;
@@ -28,6 +31,7 @@ pub use self::{
     connect::Connect,
     discover::Discover,
     discoverforwarder::DiscoverForwarder,
+    dnscontext::DnsContextServer,
     heal::Heal,
     index::{Found, Index},
     kernel::{KernelClient, KernelServer},
@@ -35,7 +39,9 @@ pub use self::{
     mechanisms::Mechanisms,
     mechanismtranslation::MechanismTranslation,
     monitor::{Monitor, MonitorEvent},
-    point2pointipam::{Point2PointIpam, Pool},
+    onidle::OnIdle,
+    point2pointipam::{Keep, Point2PointIpam},
+    policyroute::{PolicyRoute, PolicyRouteError},
     serve::{ConnectionService, health_service},
     trimpath::TrimPath,
     updatepath::UpdatePath,

@@ -15,8 +15,8 @@ use ipnet::IpNet;
 
 pub use self::{
     components::{
-        Common, Forwarder, IdentityAgent, IdentityAuthority, IdentityStandalone, Nsc, Nse, Nsmgr, ObjectRef,
-        Registry,
+        Common, DnsServers, Endpoint, Forwarder, IdentityAgent, IdentityAuthority, IdentityStandalone,
+        IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Registry,
     },
     url::{NsmUrl, Target, UrlError},
 };
@@ -104,6 +104,17 @@ impl<'a> Reader<'a> {
     pub(crate) fn duration(&mut self, name: &str, default: Duration) -> Duration {
         self.read(name, default, "a positive duration such as 200ms, 15s or 10m", |text| {
             humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero())
+        })
+    }
+
+    /// A duration; `None` when it is absent or zero.
+    pub(crate) fn duration_or_never(&mut self, name: &str) -> Option<Duration> {
+        self.read(name, None, "a duration such as 30s or 10m, or 0 for never", |text| match text {
+            "0" => Some(None),
+            text => {
+                let duration = humantime::parse_duration(text).ok()?;
+                Some((!duration.is_zero()).then_some(duration))
+            }
         })
     }
 
