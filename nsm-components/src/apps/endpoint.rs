@@ -75,16 +75,17 @@ impl Endpoint {
         let ending = stop.child_token();
         let mesh = Mesh::start(&settings.common, ending.clone()).await?;
         let monitor = Arc::new(Monitor::default());
-        let on_idle = settings.idle_timeout.map(|limit| OnIdle::new(limit, ending.clone()));
+        // Before the registration, which passes the socket on.
+        let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
+        let registration = register(&mesh, &settings);
+        let on_idle =
+            settings.idle_timeout.map(|limit| OnIdle::new(limit, registration.registered(), ending.clone()));
         let service = ConnectionService::new(
             chain(&mesh, &settings, &monitor, on_idle, elements),
             monitor,
             mesh.token_life,
             mesh.stop.clone(),
         );
-        // Before the registration, which passes the socket on.
-        let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
-        let registration = register(&mesh, &settings);
         let router = |mut server: Server| -> Router {
             server
                 .add_service(NetworkServiceServer::new(service.clone()))

@@ -71,12 +71,19 @@ impl Users {
 // === impl OnIdle ===
 
 impl OnIdle {
-    /// Cancels `expired` after `limit` without a connection; no connection is taken from then on.
-    pub fn new(limit: Duration, expired: CancellationToken) -> Self {
+    /// Cancels `expired` after `limit` without a connection, counted from when it is `ready`; no
+    /// connection is taken from then on.
+    pub fn new(
+        limit: Duration,
+        ready: impl Future<Output = ()> + Send + 'static,
+        expired: CancellationToken,
+    ) -> Self {
         let state = State { open: HashSet::new(), idle_since: Instant::now(), expired: false };
         let users = Arc::new(Users { state: Mutex::new(state), changed: Notify::new() });
         let watched = users.clone();
         let watch = tokio::spawn(async move {
+            ready.await;
+            watched.state.lock().idle_since = Instant::now();
             watched.idle(limit).await;
             info!(?limit, "nobody used this endpoint for its idle timeout: it ends");
             expired.cancel();
@@ -124,6 +131,9 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(30);
 
+    /// It takes longer to get ready than it may be idle.
+    const LATE: Duration = Duration::from_secs(40);
+
     fn request() -> Request {
         Request { connection: Connection { id: "a".into(), ..Default::default() }, ..Default::default() }
     }
@@ -131,9 +141,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_ends_once_nobody_used_it_for_its_time_and_takes_nobody_any_more() {
         let expired = CancellationToken::new();
-        let chain = Chain::new([Arc::new(OnIdle::new(LIMIT, expired.clone())) as Arc<dyn Element>]);
+        let chain = Chain::new([
+            Arc::new(OnIdle::new(LIMIT, tokio::time::sleep(LATE), expired.clone())) as Arc<dyn Element>
+        ]);
         let cx = Cx::within(Duration::from_hours(1));
-        tokio::time::sleep(LIMIT / 2).await;
+        tokio::time::sleep(LATE + LIMIT / 2).await;
         chain.start().request(&cx, request()).await.unwrap();
         tokio::time::sleep(LIMIT * 3).await;
         assert!(!expired.is_cancelled(), "it is in use");
@@ -149,7 +161,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_that_was_never_used_ends_as_well() {
         let expired = CancellationToken::new();
-        let _element = OnIdle::new(LIMIT, expired.clone());
-        tokio::time::timeout(LIMIT * 2, expired.cancelled()).await.unwrap();
+        let _element = OnIdle::new(LIMIT, tokio::time::sleep(LATE), expired.clone());
+        assert!(tokio::time::timeout(LATE + LIMIT / 2, expired.cancelled()).await.is_err());
+        tokio::time::timeout(LIMIT, expired.cancelled()).await.unwrap();
     }
 }
