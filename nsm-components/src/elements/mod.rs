@@ -3,10 +3,13 @@
 mod access;
 mod admit;
 mod authorize;
+mod authorizeclient;
 mod clientinfo;
 mod connect;
 mod discover;
 mod discoverforwarder;
+mod dnscontext;
+mod excludedprefixesclient;
 mod grpc;
 mod heal;
 mod index;
@@ -15,23 +18,30 @@ mod localforwarders;
 mod mechanisms;
 mod mechanismtranslation;
 mod monitor;
+mod onidle;
 mod point2pointipam;
+mod policyroute;
+mod recovery;
 pub mod registry;
 mod serve;
 mod trimpath;
 mod updatepath;
 mod updatetoken;
 mod vxlan;
+mod watch;
 mod xconnect;
 
 pub use self::{
     access::Access,
     admit::Admit,
     authorize::Authorize,
+    authorizeclient::AuthorizeClient,
     clientinfo::ClientInfo,
     connect::Connect,
     discover::Discover,
     discoverforwarder::DiscoverForwarder,
+    dnscontext::DnsContextServer,
+    excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
     index::{Found, Index},
     kernel::{KernelClient, KernelServer},
@@ -39,7 +49,10 @@ pub use self::{
     mechanisms::Mechanisms,
     mechanismtranslation::MechanismTranslation,
     monitor::{Monitor, MonitorEvent},
-    point2pointipam::{Point2PointIpam, Pool},
+    onidle::OnIdle,
+    point2pointipam::{Keep, Point2PointIpam},
+    policyroute::{PolicyRoute, PolicyRouteError},
+    recovery::Recovery,
     serve::{ConnectionService, health_service},
     trimpath::TrimPath,
     updatepath::UpdatePath,

@@ -20,6 +20,8 @@ const REUSED_FOR: u32 = 8;
 /// Tokens of the peer that are remembered to hold: the newest, and those before it that are still on
 /// their way.
 const REMEMBERED: usize = 4;
+/// Tokens for others that are kept as this connection's peer can judge them.
+const KEPT: usize = 64;
 
 /// A token and the end of its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct Session {
     issued: Mutex<Option<(Token, i64)>>,
     /// Tokens that the peer's key signed.
     verified: Mutex<VecDeque<Arc<str>>>,
+    /// Tokens of this process for others, as they were and as the peer can judge them.
+    shown: Mutex<VecDeque<(Arc<str>, Arc<str>)>>,
     counts: Arc<Counts>,
 }
 
@@ -67,6 +71,7 @@ impl Session {
             established: now(),
             issued: Mutex::default(),
             verified: Mutex::default(),
+            shown: Mutex::default(),
             counts,
         })
     }
@@ -117,6 +122,30 @@ impl Session {
         verified.truncate(REMEMBERED - 1);
         verified.push_front(text.into());
         true
+    }
+
+    /// A token that this process gave to another peer, so that this one can judge it as well: by the
+    /// key of the certificate it saw. After a renewal the two connections may have different keys.
+    /// What is no token of this process stays as it is.
+    pub fn show(&self, text: &str) -> Result<Arc<str>, Error> {
+        let known = |shown: &&(Arc<str>, Arc<str>)| *shown.0 == *text;
+        if let Some((_, shown)) = self.shown.lock().iter().find(known) {
+            return Ok(shown.clone());
+        }
+        let own: Arc<str> = match token::verify(text, &self.mine.leaf.public_key) {
+            Err(token::Refusal::Signature) => match token::read(text) {
+                Ok(claims) if claims.sub == self.mine.leaf.id => {
+                    self.counts.signatures.add();
+                    token::sign(&claims, &self.mine.signer)?.into()
+                }
+                _ => text.into(),
+            },
+            _ => text.into(),
+        };
+        let mut shown = self.shown.lock();
+        shown.truncate(KEPT - 1);
+        shown.push_front((text.into(), own.clone()));
+        Ok(own)
     }
 
     /// Whether half the time that both leaves gave this connection is over: time for a new one.
