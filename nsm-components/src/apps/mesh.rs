@@ -9,6 +9,7 @@ use tracing::info;
 use crate::{
     api::trust::Trust,
     chain::{Clock, SystemClock},
+    elements::{Monitor, PeersByGrpc},
     settings::{Common, Target},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
 };
@@ -83,6 +84,11 @@ impl Mesh {
             trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
             stop,
         })
+    }
+
+    /// A monitor that passes on what the processes say which this one calls.
+    pub(super) fn monitor(&self, name: &str) -> Monitor {
+        Monitor::of_path(name, PeersByGrpc { channels: self.channels.clone(), token_life: self.token_life })
     }
 
     /// Starts to listen. From here on the sockets are there, and calls wait until they are served.

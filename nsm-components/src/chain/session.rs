@@ -43,6 +43,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// to register again after a restart of the registry. Until then the old one may still carry packets.
 const RESELECT_AFTER: Duration = Duration::from_secs(15);
 
+/// The same for an endpoint whose own process does not answer: long enough for one that is just
+/// started anew.
+const RESELECT_GONE: Duration = Duration::from_secs(1);
+
 /// What the session does by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
@@ -70,6 +74,10 @@ enum Event {
     Close(Cx, Request, oneshot::Sender<Result<()>>),
     /// Something says that the way to the endpoint is broken: ask again now.
     Heal,
+    /// The other side ended the connection: ask for another endpoint now.
+    Move,
+    /// This process has a reason of its own to close the connection.
+    End,
 }
 
 // === impl Session ===
@@ -96,6 +104,28 @@ impl Session {
             // A full queue has a Request in it, which heals as well.
             let _ = task.events.try_send(Event::Heal);
         }
+    }
+
+    /// Asks again for one connection now, because the way to its endpoint may be broken.
+    pub fn heal_one(&self, id: &str) {
+        self.tell(id, Event::Heal);
+    }
+
+    /// Asks for another endpoint for this connection: the other side ended it.
+    pub fn reselect(&self, id: &str) {
+        self.tell(id, Event::Move);
+    }
+
+    /// Closes a connection for a reason of this process's own. False when too many calls of the
+    /// connection wait already; one that is unknown is closed.
+    pub fn end(&self, id: &str) -> bool {
+        self.tell(id, Event::End)
+    }
+
+    /// Hands an event to the connection's task if there is one and its queue is not full.
+    fn tell(&self, id: &str, event: Event) -> bool {
+        let tasks = self.tasks.lock();
+        tasks.get(id).is_none_or(|task| task.events.try_send(event).is_ok())
     }
 
     /// Hands an event to the connection's task, which is started if there is none, or if it broke.
@@ -132,7 +162,8 @@ impl Session {
             wanted: None,
             timer: None,
             retry: RETRY.0,
-            unknown_since: None,
+            lost: None,
+            elsewhere: false,
         };
         let span = info_span!(parent: Span::none(), "connection", connection.id = id);
         let handle = tokio::spawn(worker.run(receiver).instrument(span));
@@ -188,8 +219,10 @@ struct Worker {
     wanted: Option<ConnectionContext>,
     timer: Option<Instant>,
     retry: Duration,
-    /// Since when the endpoint is said not to exist.
-    unknown_since: Option<Instant>,
+    /// Since when the endpoint is said to be no more, and how long that may be so.
+    lost: Option<(Instant, Duration)>,
+    /// Whether the other side ended the connection: its endpoint is not asked again.
+    elsewhere: bool,
 }
 
 impl Worker {
@@ -229,6 +262,19 @@ impl Worker {
                 let _ = answer.send(closed);
             }
             Event::Heal => self.refresh().await,
+            Event::Move => {
+                self.elsewhere = self.established.is_some();
+                self.refresh().await;
+            }
+            Event::End => self.end().await,
+        }
+    }
+
+    /// Closes what is established, for nobody.
+    async fn end(&mut self) {
+        let Some(request) = self.established.clone() else { return };
+        if let Err(error) = self.close(Cx::within(Duration::from_secs(15)), request).await {
+            warn!(%error, "could not close the connection");
         }
     }
 
@@ -236,10 +282,7 @@ impl Worker {
         match self.policy {
             Policy::Expire => {
                 info!("not refreshed in time: closing");
-                let request = self.established.clone().unwrap_or_default();
-                if let Err(error) = self.close(Cx::within(Duration::from_secs(15)), request).await {
-                    warn!(%error, "could not close an expired connection");
-                }
+                self.end().await;
             }
             Policy::Refresh(_) => self.refresh().await,
         }
@@ -257,7 +300,7 @@ impl Worker {
         let mut reply = self.chain.start().request(&cx, request).await?;
         reply.connection.state = State::Up.into();
         self.timer = Some(Instant::now() + self.next_event(&reply));
-        self.retry = RETRY.0;
+        (self.retry, self.lost, self.elsewhere) = (RETRY.0, None, false);
         self.established = Some(Request { connection: reply.connection.clone(), preferences, files });
         Ok(reply)
     }
@@ -275,24 +318,45 @@ impl Worker {
         closed
     }
 
+    /// Asks again, first for the same endpoint, which is how everything is found again that was
+    /// there, and for another one only when the old one is lost.
     async fn refresh(&mut self) {
         let (Policy::Refresh(limit), Some(request)) = (self.policy, self.established.clone()) else { return };
-        let gone =
-            self.unknown_since.is_some_and(|since| since.elapsed() >= RESELECT_AFTER || self.is_over());
-        let request = if gone { self.reselect(request) } else { request };
-        let Err(error) = self.request(Cx::within(limit), request).await else {
-            if gone {
-                info!("moved to another endpoint");
-            }
-            self.unknown_since = None;
-            return;
-        };
-        if error.kind == Kind::NotFound {
-            self.unknown_since.get_or_insert_with(Instant::now);
+        let mut failure = None;
+        if !self.elsewhere {
+            let Err(error) = self.request(Cx::within(limit), request.clone()).await else { return };
+            self.note(error.kind);
+            failure = Some(error);
         }
-        warn!(%error, "could not refresh; trying again");
+        if self.elsewhere || self.is_lost() {
+            match self.request(Cx::within(limit), self.reselect(request)).await {
+                Ok(reply) => {
+                    let endpoint = &reply.connection.network_service_endpoint_name;
+                    info!(%endpoint, "moved to another endpoint");
+                    return;
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        warn!(error = failure.as_ref().map(tracing::field::display), "could not refresh; trying again");
         self.timer = Some(Instant::now() + jitter(self.retry));
         self.retry = (self.retry * 2).min(RETRY.1);
+    }
+
+    /// Remembers since when the endpoint is no more.
+    fn note(&mut self, kind: Kind) {
+        let wait = match kind {
+            Kind::NotFound => RESELECT_AFTER,
+            Kind::Gone => RESELECT_GONE,
+            _ => return,
+        };
+        let (_, known) = self.lost.get_or_insert_with(|| (Instant::now(), wait));
+        *known = wait.min(*known);
+    }
+
+    /// Whether it has been so for long enough, or nothing can be lost any more.
+    fn is_lost(&self) -> bool {
+        self.lost.is_some_and(|(since, wait)| since.elapsed() >= wait || self.is_over())
     }
 
     /// Whether the life of the connection is over, everywhere: then nothing can be lost any more.

@@ -16,6 +16,8 @@ struct Probe {
     failing: AtomicUsize,
     /// The endpoint of this name does not exist.
     missing: Mutex<Option<String>>,
+    /// The process of the endpoint of this name does not answer.
+    dead: Mutex<Option<String>>,
     /// The endpoint of the last Request that succeeded.
     last: Mutex<Option<String>>,
 }
@@ -40,6 +42,9 @@ impl Element for Arc<Probe> {
         let connection = &mut request.connection;
         if self.missing.lock().as_ref() == Some(&connection.network_service_endpoint_name) {
             return Err(Error::new(Kind::NotFound, "no such endpoint"));
+        }
+        if self.dead.lock().as_ref() == Some(&connection.network_service_endpoint_name) {
+            return Err(Error::new(Kind::Gone, "nobody listens"));
         }
         if connection.network_service_endpoint_name.is_empty() {
             assert!(connection.context.is_none(), "an endpoint gets what another one granted");
@@ -160,4 +165,45 @@ async fn another_endpoint_is_asked_for_only_when_the_old_one_stays_unknown() {
     *probe.missing.lock() = Some(first.clone());
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert_ne!(probe.last.lock().as_deref(), Some(first.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_process_is_dead_is_left_soon_but_not_one_that_is_back_at_once() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    let reply = chain.start().request(&cx(), request("a")).await.unwrap();
+    let first = reply.connection.network_service_endpoint_name;
+    *probe.dead.lock() = Some(first.clone());
+    session.heal_one("a");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    *probe.dead.lock() = None;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(probe.last.lock().as_deref(), Some(first.as_str()));
+    *probe.dead.lock() = Some(first.clone());
+    session.heal_one("a");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_ne!(probe.last.lock().as_deref(), Some(first.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_the_other_side_ended_asks_for_another_endpoint_until_it_has_one() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    let reply = chain.start().request(&cx(), request("a")).await.unwrap();
+    let first = reply.connection.network_service_endpoint_name;
+    probe.failing.store(2, Ordering::SeqCst);
+    session.reselect("a");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_ne!(probe.last.lock().as_deref(), Some(first.as_str()));
+    // The endpoint it has now is asked again as ever.
+    let second = probe.last.lock().clone();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(*probe.last.lock(), second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_may_end_a_connection_by_itself_and_an_unknown_one_is_ended() {
+    let (probe, chain, session) = session(Policy::Expire);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    assert!(session.end("unknown") && session.end("a"));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0));
 }

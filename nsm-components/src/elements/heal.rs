@@ -4,27 +4,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tonic::{Request as Call, Streaming};
+use tonic::Streaming;
 use tracing::{debug, info};
 
+use super::grpc::monitor;
 use crate::{
     api::{
-        PathSegment,
-        connection::{
-            ConnectionEvent, ConnectionEventType, MonitorScopeSelector, State,
-            monitor_connection_client::MonitorConnectionClient,
-        },
+        connection::{ConnectionEvent, ConnectionEventType, State},
         peer::Address,
     },
-    chain::{Error, Kind, Result, Session},
+    chain::{Result, Session},
     transport::Channels,
 };
 
 /// Pauses between tries to reach the next process.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
-
-/// Limit of opening a stream.
-const OPEN: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Heal {
@@ -63,23 +57,23 @@ impl Heal {
     }
 
     async fn open(&self) -> Result<Streaming<ConnectionEvent>> {
-        let unavailable = |error: &(dyn std::error::Error + 'static)| Error::caused(Kind::Unavailable, error);
-        let channel = self.channels.get(&self.address).await.map_err(|error| unavailable(&error))?;
-        let own = PathSegment { name: self.name.clone(), ..PathSegment::default() };
-        let mut call = Call::new(MonitorScopeSelector { path_segments: vec![own], ..Default::default() });
-        channel.token(self.token_life).map_err(|error| unavailable(&error))?.write(call.metadata_mut());
-        let mut client = MonitorConnectionClient::new(channel.grpc);
-        let opened = tokio::time::timeout(OPEN, client.monitor_connections(call)).await;
-        let late = || Error::new(Kind::Deadline, "no answer in time");
-        Ok(opened.map_err(|_| late())?.map_err(|status| unavailable(&status))?.into_inner())
+        monitor(&self.channels, &self.address, &self.name, self.token_life).await
     }
 
-    /// Until the stream ends; a connection that is said to be down is asked for at once.
+    /// Until the stream ends. A connection that is said to be down, or that its endpoint wants to be
+    /// refreshed, is asked for at once; for one that was closed without being asked to, another
+    /// endpoint is.
     async fn follow(&self, mut events: Streaming<ConnectionEvent>) {
         while let Ok(Some(event)) = events.message().await {
-            let down = event.connections.values().any(|connection| connection.state() == State::Down);
-            if down && event.r#type() == ConnectionEventType::Update {
-                self.session.heal();
+            let closed = event.r#type() == ConnectionEventType::Delete;
+            for connection in event.connections.values() {
+                let mut segments = connection.segments().iter();
+                let Some(own) = segments.find(|segment| segment.name == self.name) else { continue };
+                match connection.state() {
+                    _ if closed => self.session.reselect(&own.id),
+                    State::Down | State::RefreshRequested => self.session.heal_one(&own.id),
+                    State::Up | State::ReselectRequested => {}
+                }
             }
         }
     }

@@ -13,6 +13,7 @@ mod localforwarders;
 mod mechanisms;
 mod mechanismtranslation;
 mod monitor;
+mod netsvcmonitor;
 mod point2pointipam;
 pub mod registry;
 mod serve;
@@ -29,12 +30,13 @@ pub use self::{
     discover::Discover,
     discoverforwarder::DiscoverForwarder,
     heal::Heal,
-    index::{Found, Index},
+    index::{Found, Index, Watched},
     kernel::{KernelClient, KernelServer},
     localforwarders::LocalEntries,
     mechanisms::Mechanisms,
     mechanismtranslation::MechanismTranslation,
-    monitor::{Monitor, MonitorEvent},
+    monitor::{Monitor, MonitorEvent, PeerEvents, Peers, PeersByGrpc},
+    netsvcmonitor::NetSvcMonitor,
     point2pointipam::{Point2PointIpam, Pool},
     serve::{ConnectionService, health_service},
     trimpath::TrimPath,
