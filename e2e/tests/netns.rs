@@ -13,6 +13,8 @@ mod commands;
 mod crossing;
 #[path = "netns/departures.rs"]
 mod departures;
+#[path = "netns/endpoint.rs"]
+mod endpoint;
 #[path = "netns/harness.rs"]
 mod harness;
 #[path = "netns/refusals.rs"]

@@ -38,6 +38,9 @@ pub enum Error {
     /// The journal of connections cannot be kept.
     #[error(transparent)]
     Journal(#[from] crate::dataplane::JournalError),
+    /// The policy routes of an endpoint cannot be used.
+    #[error(transparent)]
+    PolicyRoutes(#[from] crate::elements::PolicyRouteError),
     /// The kernel did not tell of the tunnel's address.
     #[error("cannot use the tunnel address {ip}: {reason}")]
     Tunnel {

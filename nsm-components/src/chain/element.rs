@@ -73,6 +73,10 @@ pub struct Remembered {
     pub downstream: Option<Mechanism>,
     /// `connect`: where the next process was, and the connection as it last answered it.
     pub next: Option<(Address, Connection)>,
+    /// `connect`: who answered last.
+    pub server: Option<Peer>,
+    /// `recovery`: whether a former incarnation's connection was asked for.
+    pub recovered: bool,
 }
 
 /// One link of a chain. It may act before `next`, after it, or instead of it.

@@ -173,6 +173,7 @@ impl Element for Connect {
         let address =
             cx.next_hop.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no next hop"))?;
         let (channel, answered) = self.ask_again(cx, &address, &request).await?;
+        cx.memory.with(|memory| memory.server = channel.session().map(|session| session.peer.clone()));
         let connection = answer_to(&request.connection, answered.clone());
         let received = match &connection {
             Ok(connection) if channel.is_local() => {

@@ -3,19 +3,15 @@
 use std::{error::Error as _, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tonic::{Code, Request as Call, Status, Streaming, TimeoutExpired, metadata::MetadataMap};
+use tonic::{Code, Status, TimeoutExpired, metadata::MetadataMap};
 
 use crate::{
     api::{
-        Mechanism, PathSegment,
-        connection::{
-            ConnectionEvent, MonitorScopeSelector, monitor_connection_client::MonitorConnectionClient,
-        },
-        mechanism,
-        peer::{Address, FileKey, Files},
+        Mechanism, mechanism,
+        peer::{FileKey, Files},
     },
     chain::{Caller, Error, Kind, Result},
-    transport::{Accepted, Channels, FdTable, Session, Token},
+    transport::{Accepted, FdTable, Session, Token},
 };
 
 /// Limit of a call that names none, and the most one may ask for.
@@ -23,9 +19,6 @@ const CALL_LIMIT: (Duration, Duration) = (Duration::from_secs(15), Duration::fro
 
 /// Longest wait for a file that a message names.
 const FILE_LIMIT: Duration = Duration::from_secs(5);
-
-/// Limit of opening a stream.
-const OPEN: Duration = Duration::from_secs(5);
 
 /// The status of a failure.
 pub(super) fn status(error: &Error) -> Status {
@@ -102,37 +95,6 @@ fn timeout(text: &str) -> Option<Duration> {
 pub(super) fn accepted<T>(request: &tonic::Request<T>) -> std::result::Result<Accepted, Status> {
     let accepted = request.extensions().get::<Accepted>().cloned();
     accepted.ok_or_else(|| Status::unauthenticated("calls need a connection with mutual TLS"))
-}
-
-/// The events of all connections through the process at `address` in which this one, `name`, takes
-/// part.
-pub(super) async fn monitor(
-    channels: &Channels,
-    address: &Address,
-    name: &str,
-    life: Duration,
-) -> Result<Streaming<ConnectionEvent>> {
-    let unavailable = |error: &(dyn std::error::Error + 'static)| Error::caused(Kind::Unavailable, error);
-    let channel = channels.get(address).await.map_err(|error| unavailable(&error))?;
-    let own = PathSegment { name: name.to_owned(), ..PathSegment::default() };
-    let mut call = Call::new(MonitorScopeSelector { path_segments: vec![own], ..Default::default() });
-    channel.token(life).map_err(|error| unavailable(&error))?.write(call.metadata_mut());
-    let mut client = MonitorConnectionClient::new(channel.grpc);
-    let opened = tokio::time::timeout(OPEN, client.monitor_connections(call)).await;
-    let late = || Error::new(Kind::Deadline, format_args!("{address}: no events in time"));
-    let opened = opened.map_err(|_| late())?;
-    Ok(opened
-        .map_err(|status| {
-            let broken = is_broken(&status);
-            let error = failure(&status, address);
-            // Unavailable is who cannot be reached; what a peer answers by itself is another thing.
-            if error.kind == Kind::Unavailable && !broken {
-                Error { kind: Kind::Invalid, ..error }
-            } else {
-                error
-            }
-        })?
-        .into_inner())
 }
 
 /// Who called, with a token for it.

@@ -1,10 +1,13 @@
 //! Links of chains, one a file, under upstream's names. None knows its neighbours.
 
 mod authorize;
+mod authorizeclient;
 mod clientinfo;
 mod connect;
 mod discover;
 mod discoverforwarder;
+mod dnscontext;
+mod excludedprefixesclient;
 mod grpc;
 mod heal;
 mod index;
@@ -14,21 +17,28 @@ mod mechanisms;
 mod mechanismtranslation;
 mod monitor;
 mod netsvcmonitor;
+mod onidle;
 mod point2pointipam;
+mod policyroute;
+mod recovery;
 pub mod registry;
 mod serve;
 mod trimpath;
 mod updatepath;
 mod updatetoken;
 mod vxlan;
+mod watch;
 mod xconnect;
 
 pub use self::{
     authorize::Authorize,
+    authorizeclient::AuthorizeClient,
     clientinfo::ClientInfo,
     connect::Connect,
     discover::Discover,
     discoverforwarder::DiscoverForwarder,
+    dnscontext::DnsContextServer,
+    excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
     index::{Found, Index, Watched},
     kernel::{KernelClient, KernelServer},
@@ -37,7 +47,10 @@ pub use self::{
     mechanismtranslation::MechanismTranslation,
     monitor::{Monitor, MonitorEvent, PeerEvents, Peers, PeersByGrpc},
     netsvcmonitor::NetSvcMonitor,
-    point2pointipam::{Point2PointIpam, Pool},
+    onidle::OnIdle,
+    point2pointipam::{Keep, Point2PointIpam},
+    policyroute::{PolicyRoute, PolicyRouteError},
+    recovery::Recovery,
     serve::{ConnectionService, health_service},
     trimpath::TrimPath,
     updatepath::UpdatePath,

@@ -64,7 +64,12 @@ impl NetworkService for ConnectionService {
             let files = claim(&accepted.files, &sent, cx.deadline).await;
             request.files = files.map_err(|error| status(&error))?;
         }
-        let reply = self.chain.start().request(&cx, request).await.map_err(|error| status(&error))?;
+        let mut reply = self.chain.start().request(&cx, request).await.map_err(|error| status(&error))?;
+        // Clients judge this process's own token by the certificate it showed them.
+        if let Some(own) = reply.connection.segment_mut(1) {
+            let shown = accepted.session.show(&own.token);
+            own.token = shown.map_err(|error| Status::internal(error.to_string()))?.to_string();
+        }
         if accepted.local {
             // The endpoint's own files go back beside the answer. What the caller sent it has, and
             // would never claim: the copies would pin its network namespace.

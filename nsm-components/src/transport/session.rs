@@ -1,6 +1,7 @@
 //! One TLS connection between two processes: both leaves, and the tokens one gives the other.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,6 +18,9 @@ use crate::api::peer::Peer;
 /// A token is used again until this part of its life is over: signing costs more than everything
 /// else in a Request.
 const REUSED_FOR: u32 = 8;
+
+/// Tokens for others that are kept as this connection's peer can judge them.
+const KEPT: usize = 64;
 
 /// A token and the end of its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub struct Session {
     pub peer: Peer,
     established: i64,
     issued: Mutex<Option<(Token, i64)>>,
+    /// Tokens of this process for others, as they were and as the peer can judge them.
+    shown: Mutex<VecDeque<(Arc<str>, Arc<str>)>>,
     signed: AtomicU64,
 }
 
@@ -48,7 +54,8 @@ pub(super) fn now() -> i64 {
 
 impl Session {
     pub(super) fn new(mine: Arc<Svid>, peer: Peer) -> Self {
-        Self { mine, peer, established: now(), issued: Mutex::default(), signed: AtomicU64::default() }
+        let (issued, shown) = (Mutex::default(), Mutex::default());
+        Self { mine, peer, established: now(), issued, shown, signed: AtomicU64::default() }
     }
 
     /// SPIFFE ID this process showed.
@@ -74,6 +81,30 @@ impl Session {
         self.signed.fetch_add(1, Ordering::Relaxed);
         *issued = Some((token.clone(), now));
         Ok(token)
+    }
+
+    /// A token that this process gave to another peer, so that this one can judge it as well: by the
+    /// key of the certificate it saw. After a renewal the two connections may have different keys.
+    /// What is no token of this process stays as it is.
+    pub fn show(&self, text: &str) -> Result<Arc<str>, Error> {
+        let known = |shown: &&(Arc<str>, Arc<str>)| *shown.0 == *text;
+        if let Some((_, shown)) = self.shown.lock().iter().find(known) {
+            return Ok(shown.clone());
+        }
+        let own: Arc<str> = match token::verify(text, &self.mine.leaf.public_key) {
+            Err(token::Refusal::Signature) => match token::read(text) {
+                Ok(claims) if claims.sub == self.mine.leaf.id => {
+                    self.signed.fetch_add(1, Ordering::Relaxed);
+                    token::sign(&claims, &self.mine.signer)?.into()
+                }
+                _ => text.into(),
+            },
+            _ => text.into(),
+        };
+        let mut shown = self.shown.lock();
+        shown.truncate(KEPT - 1);
+        shown.push_front((text.into(), own.clone()));
+        Ok(own)
     }
 
     /// Number of signatures made here so far.

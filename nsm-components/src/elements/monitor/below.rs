@@ -23,12 +23,12 @@ use tracing::debug;
 use super::Monitor;
 use crate::{
     api::{
-        Connection,
+        Connection, PathSegment,
         connection::{ConnectionEvent, ConnectionEventType, State},
         peer::Address,
     },
     chain::{Kind, Result},
-    elements::grpc::monitor,
+    elements::watch::watch,
     transport::Channels,
 };
 
@@ -90,8 +90,8 @@ struct Peer {
 #[async_trait]
 impl Peers for PeersByGrpc {
     async fn open(&self, address: &Address, name: &str) -> Result<PeerEvents> {
-        let stream = monitor(&self.channels, address, name, self.token_life).await?;
-        Ok(Box::pin(stream))
+        let own = PathSegment { name: name.to_owned(), ..PathSegment::default() };
+        Ok(Box::pin(watch(&self.channels, address, self.token_life, own).await?))
     }
 }
 

@@ -1,5 +1,6 @@
 //! One struct per process.
 
+mod endpoint;
 mod forwarder;
 mod identity;
 mod nsc;
@@ -10,10 +11,11 @@ mod registry;
 use std::{collections::BTreeMap, time::Duration};
 
 pub use self::{
+    endpoint::Endpoint,
     forwarder::Forwarder,
     identity::{IdentityAgent, IdentityAuthority, IdentityStandalone},
     nsc::Nsc,
-    nse::Nse,
+    nse::{DnsServers, IpamPolicy, Nse},
     nsmgr::Nsmgr,
     registry::Registry,
 };
