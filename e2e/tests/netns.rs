@@ -21,6 +21,8 @@ mod harness;
 mod refusals;
 #[path = "netns/restarts.rs"]
 mod restarts;
+#[path = "netns/selection.rs"]
+mod selection;
 #[path = "netns/services.rs"]
 mod services;
 #[path = "netns/story.rs"]

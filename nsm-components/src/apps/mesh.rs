@@ -10,7 +10,7 @@ use crate::{
     api::{access, trust::Trust},
     chain::{Clock, Element, SystemClock},
     daemon::Admission,
-    elements::Admit,
+    elements::{Admit, Monitor, PeersByGrpc},
     settings::{Common, Target},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
 };
@@ -99,6 +99,11 @@ impl Mesh {
     /// What stands first in chains that others call.
     pub(super) fn admit(&self) -> Arc<dyn Element> {
         Arc::new(Admit::new(self.admission.clone(), self.trust.clone()))
+    }
+
+    /// A monitor that passes on what the processes say which this one calls.
+    pub(super) fn monitor(&self, name: &str) -> Monitor {
+        Monitor::of_path(name, PeersByGrpc { channels: self.channels.clone(), token_life: self.token_life })
     }
 
     /// Starts to listen. From here on the sockets are there, and calls wait until they are served.

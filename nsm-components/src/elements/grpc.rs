@@ -26,6 +26,8 @@ pub(super) fn status(error: &Error) -> Status {
         Kind::Invalid => Code::InvalidArgument,
         Kind::Denied => Code::PermissionDenied,
         Kind::NotFound => Code::NotFound,
+        // By gRPC's advice: to be tried again at a higher level.
+        Kind::Gone => Code::Aborted,
         Kind::Taken => Code::AlreadyExists,
         Kind::Exhausted => Code::ResourceExhausted,
         Kind::Unavailable => Code::Unavailable,
@@ -41,6 +43,7 @@ pub(super) fn failure(status: &Status, peer: impl std::fmt::Display) -> Error {
         Code::InvalidArgument => Kind::Invalid,
         Code::PermissionDenied | Code::Unauthenticated => Kind::Denied,
         Code::NotFound => Kind::NotFound,
+        Code::Aborted => Kind::Gone,
         Code::AlreadyExists => Kind::Taken,
         Code::ResourceExhausted => Kind::Exhausted,
         // tonic tells of a limit that passed in its own words.
@@ -181,6 +184,7 @@ mod tests {
             Kind::Invalid,
             Kind::Denied,
             Kind::NotFound,
+            Kind::Gone,
             Kind::Taken,
             Kind::Exhausted,
             Kind::Unavailable,

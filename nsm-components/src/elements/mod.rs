@@ -18,6 +18,7 @@ mod localforwarders;
 mod mechanisms;
 mod mechanismtranslation;
 mod monitor;
+mod netsvcmonitor;
 mod onidle;
 mod point2pointipam;
 mod policyroute;
@@ -43,12 +44,13 @@ pub use self::{
     dnscontext::DnsContextServer,
     excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
-    index::{Found, Index},
+    index::{Found, Index, Watched},
     kernel::{KernelClient, KernelServer},
     localforwarders::LocalEntries,
     mechanisms::Mechanisms,
     mechanismtranslation::MechanismTranslation,
-    monitor::{Monitor, MonitorEvent},
+    monitor::{Monitor, MonitorEvent, PeerEvents, Peers, PeersByGrpc},
+    netsvcmonitor::NetSvcMonitor,
     onidle::OnIdle,
     point2pointipam::{Keep, Point2PointIpam},
     policyroute::{PolicyRoute, PolicyRouteError},
