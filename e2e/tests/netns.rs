@@ -15,6 +15,8 @@ mod crossing;
 mod departures;
 #[path = "netns/harness.rs"]
 mod harness;
+#[path = "netns/mutations.rs"]
+mod mutations;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/restarts.rs"]
