@@ -125,7 +125,10 @@ impl Mesh {
         let serving = listeners.into_iter().map(|listener| {
             let server = Server::builder()
                 .http2_max_header_list_size(MAX_HEADER_LIST)
-                .max_concurrent_streams(MAX_STREAMS);
+                .max_concurrent_streams(MAX_STREAMS)
+                // Callers of a process that is late give up calls it has not looked at yet. At twenty
+                // of them the library would end the connection, and with it all others' calls.
+                .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize));
             listener.serve(router(server), self.source.clone(), self.stop.clone())
         });
         futures::future::try_join_all(serving).await?;
