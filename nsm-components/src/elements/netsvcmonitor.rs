@@ -156,7 +156,7 @@ mod tests {
             registry::{Destination, Match, NetworkService, NetworkServiceEndpoint, NetworkServiceLabels},
         },
         chain::{Chain, Clock, Cx, Element, Policy, RegistryChain, RegistryCx, Request, SystemClock},
-        elements::registry::Memory,
+        elements::registry::Store,
     };
 
     fn labels(colour: &str) -> BTreeMap<String, String> {
@@ -194,8 +194,8 @@ mod tests {
 
     impl Stage {
         async fn begin(class: &str) -> Self {
-            let services = RegistryChain::new([Arc::new(Memory::default()) as _]);
-            let endpoints = RegistryChain::new([Arc::new(Memory::default()) as _]);
+            let services = RegistryChain::new([Store::in_memory() as _]);
+            let endpoints = RegistryChain::new([Store::in_memory() as _]);
             services.start().register(&cx(), service("blue")).await.unwrap();
             endpoints.start().register(&cx(), endpoint("blue")).await.unwrap();
             let clock: Clock = Arc::new(SystemClock);
