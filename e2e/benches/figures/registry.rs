@@ -98,7 +98,11 @@ async fn finds(channel: &Channel, service: &str) -> Result<Times> {
 }
 
 fn query(service: &str, watch: bool) -> NetworkServiceEndpointQuery {
-    NetworkServiceEndpointQuery { network_service_endpoint: Some(entry_like(service)), watch }
+    NetworkServiceEndpointQuery {
+        network_service_endpoint: Some(entry_like(service)),
+        watch,
+        ..Default::default()
+    }
 }
 
 fn entry_like(service: &str) -> NetworkServiceEndpoint {
