@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     api::workload::{X509svid, X509svidResponse},
     settings::Target,
-    transport::Listener,
+    transport::{Listener, token},
 };
 
 fn source() -> Source {
@@ -112,4 +112,23 @@ async fn a_token_is_signed_once_for_many_calls() {
         assert_eq!(channel.token(Duration::from_mins(10)).unwrap(), first);
     }
     assert_eq!(session.signatures(), 1);
+}
+
+#[tokio::test]
+async fn a_token_for_another_is_shown_signed_by_the_key_that_the_peer_saw() {
+    // One identity, two keys: as after a renewal.
+    let [before, after] = [two(), two()];
+    let [before, after] =
+        [before.channels.get(&before.address).await, after.channels.get(&after.address).await];
+    let [before, after] = [before.unwrap().session().unwrap(), after.unwrap().session().unwrap()];
+    let life = Duration::from_mins(10);
+    let [own, other] = [before.token(life).unwrap().text, after.token(life).unwrap().text];
+    let shown = before.show(&other).unwrap();
+    // The peer here is this process itself.
+    assert_eq!(token::verify(&shown, &before.peer.public_key), token::read(&other));
+    let signatures = before.signatures();
+    assert_eq!(before.show(&other).unwrap(), shown);
+    assert_eq!(before.show(&own).unwrap(), own);
+    assert_eq!(&*before.show("a stranger's").unwrap(), "a stranger's");
+    assert_eq!(before.signatures(), signatures, "nothing is signed twice or without need");
 }
