@@ -13,6 +13,8 @@ mod commands;
 mod crossing;
 #[path = "netns/departures.rs"]
 mod departures;
+#[path = "netns/dns.rs"]
+mod dns;
 #[path = "netns/endpoint.rs"]
 mod endpoint;
 #[path = "netns/harness.rs"]
