@@ -13,12 +13,16 @@ mod commands;
 mod crossing;
 #[path = "netns/departures.rs"]
 mod departures;
+#[path = "netns/dns.rs"]
+mod dns;
 #[path = "netns/endpoint.rs"]
 mod endpoint;
 #[path = "netns/harness.rs"]
 mod harness;
 #[path = "netns/mutations.rs"]
 mod mutations;
+#[path = "netns/identities.rs"]
+mod identities;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/restarts.rs"]

@@ -9,6 +9,7 @@ mod connect;
 mod discover;
 mod discoverforwarder;
 mod dnscontext;
+mod dnscontextclient;
 mod excludedprefixesclient;
 mod grpc;
 mod heal;
@@ -42,6 +43,7 @@ pub use self::{
     discover::Discover,
     discoverforwarder::DiscoverForwarder,
     dnscontext::DnsContextServer,
+    dnscontextclient::{DnsConfigs, DnsContextClient},
     excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
     index::{Found, Index, Watched},

@@ -51,6 +51,10 @@ names! {
     NSM_PBR_CONFIG_PATH,
     /// An endpoint that nobody used for this long ends; 0 is never.
     NSM_IDLE_TIMEOUT,
+    /// Whether a client serves DNS for its pod with the servers its connections bring.
+    NSM_LOCAL_DNS_SERVER_ENABLED,
+    /// Where it does: an IP address and a port.
+    NSM_LOCAL_DNS_SERVER_ADDRESS,
     /// Network services of a client that may share addresses: `[url,url],[url]`.
     NSM_AWARENESS_GROUPS,
     /// Whether an endpoint registers its network services too.

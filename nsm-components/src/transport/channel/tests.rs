@@ -7,7 +7,7 @@ use tonic::transport::Server;
 use super::*;
 use crate::{
     settings::Target,
-    transport::{Listener, testing::source},
+    transport::{Listener, testing::source, token},
 };
 
 /// A process that serves, and the channels of one that calls it.
@@ -118,4 +118,24 @@ async fn calls_are_counted_by_their_methods() {
     }
     let seen: Vec<_> = two.channels.counts().calls().filter(|(_, count)| *count > 0).collect();
     assert_eq!(seen, [(crate::transport::OTHER, 3)]);
+}
+
+#[tokio::test]
+async fn a_token_for_another_is_shown_signed_by_the_key_that_the_peer_saw() {
+    // One identity, two keys: as after a renewal.
+    let [before, after] = [two(), two()];
+    let counts = before.channels.counts().clone();
+    let [before, after] =
+        [before.channels.get(&before.address).await, after.channels.get(&after.address).await];
+    let [before, after] = [before.unwrap().session().unwrap(), after.unwrap().session().unwrap()];
+    let life = Duration::from_mins(10);
+    let [own, other] = [before.token(life).unwrap().text, after.token(life).unwrap().text];
+    let shown = before.show(&other).unwrap();
+    // The peer here is this process itself.
+    assert_eq!(token::verify(&shown, &before.peer.public_key), token::read(&other));
+    let signatures = counts.signatures.get();
+    assert_eq!(before.show(&other).unwrap(), shown);
+    assert_eq!(before.show(&own).unwrap(), own);
+    assert_eq!(&*before.show("a stranger's").unwrap(), "a stranger's");
+    assert_eq!(counts.signatures.get(), signatures, "nothing is signed twice or without need");
 }
