@@ -19,6 +19,8 @@ mod harness;
 mod refusals;
 #[path = "netns/restarts.rs"]
 mod restarts;
+#[path = "netns/rogue.rs"]
+mod rogue;
 #[path = "netns/services.rs"]
 mod services;
 #[path = "netns/story.rs"]
