@@ -1,7 +1,7 @@
 //! A pod with a valid identity that keeps to no rule. The mesh's own processes are known by their IDs
 //! here, as on Kubernetes; the test plays the pod.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use nsm_components::{
     api::{
@@ -140,7 +140,7 @@ async fn a_rogue_serves_no_forwarder_takes_no_name_and_registers_no_address() {
     // Past the nsmgr, straight to the registry.
     let (workload_api, node) = (mesh.workload_api(), mesh.nodes()[0].clone());
     let direct = tokio::task::spawn_blocking(move || {
-        node.inside(move || directly(workload_api, "nse-9", "tcp://10.77.0.9:5001")).unwrap()
+        node.inside(move || directly(&workload_api, "nse-9", "tcp://10.77.0.9:5001")).unwrap()
     });
     refused(direct.await.unwrap(), "is no nsmgr");
 
@@ -156,10 +156,10 @@ async fn a_rogue_serves_no_forwarder_takes_no_name_and_registers_no_address() {
 }
 
 /// A registration at the registry itself, from the node's network.
-fn directly(workload_api: PathBuf, name: &str, url: &str) -> Result<(), Status> {
+fn directly(workload_api: &Path, name: &str, url: &str) -> Result<(), Status> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
-        let rogue = Stranger::with(&workload_api);
+        let rogue = Stranger::with(workload_api);
         let registry =
             rogue.channel_to(&Address::from("tcp://10.77.0.1:5002".parse::<Target>().unwrap())).await;
         register(&registry, name, "finance", Some(url)).await
