@@ -29,6 +29,8 @@ mod refusals;
 mod restarts;
 #[path = "netns/selection.rs"]
 mod selection;
+#[path = "netns/rogue.rs"]
+mod rogue;
 #[path = "netns/services.rs"]
 mod services;
 #[path = "netns/story.rs"]

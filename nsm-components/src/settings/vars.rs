@@ -19,6 +19,9 @@ names! {
     NSM_CONNECT_TO,
     /// The registry, as a URL.
     NSM_REGISTRY_URL,
+    /// The registry that knows other domains, as a URL: it gets all names with an `@`. Empty: there is
+    /// none, and such names are refused.
+    NSM_PROXY_REGISTRY_URL,
     /// How long establishing a connection to a peer may take.
     NSM_DIAL_TIMEOUT,
     /// How long one Request may take.
