@@ -7,6 +7,7 @@ mod connect;
 mod discover;
 mod discoverforwarder;
 mod dnscontext;
+mod excludedprefixes;
 mod excludedprefixesclient;
 mod grpc;
 mod heal;
@@ -18,6 +19,7 @@ mod mechanismtranslation;
 mod monitor;
 mod netsvcmonitor;
 mod onidle;
+mod passthrough;
 mod point2pointipam;
 mod policyroute;
 mod recovery;
@@ -38,6 +40,7 @@ pub use self::{
     discover::Discover,
     discoverforwarder::DiscoverForwarder,
     dnscontext::DnsContextServer,
+    excludedprefixes::ExcludedPrefixes,
     excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
     index::{Found, Index, Watched},
@@ -48,6 +51,7 @@ pub use self::{
     monitor::{Monitor, MonitorEvent, PeerEvents, Peers, PeersByGrpc},
     netsvcmonitor::NetSvcMonitor,
     onidle::OnIdle,
+    passthrough::PassThrough,
     point2pointipam::{Keep, Point2PointIpam},
     policyroute::{PolicyRoute, PolicyRouteError},
     recovery::Recovery,
