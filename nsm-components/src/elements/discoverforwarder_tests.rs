@@ -71,7 +71,7 @@ impl Stage {
         // What other nodes' forwarders are to the registry plays no part.
         let foreign = entry("0", "forwarder", &[("p2p", "true")], "tcp://10.0.0.2:1");
         endpoints.start().register(&cx, foreign).await.unwrap();
-        let index = Index::new(services, endpoints, Arc::new(SystemClock));
+        let index = Index::new(services, endpoints, Arc::new(SystemClock), "");
         let local = LocalEntries::default();
         for (name, pairs) in
             [("a", [("p2p", "true")]), ("b", [("p2p", "true")]), ("fast", [("speed", "high")])]

@@ -147,7 +147,7 @@ mod tests {
             };
             endpoints.start().register(&cx, entry).await.unwrap();
         }
-        let index = Index::new(services, endpoints, Arc::new(SystemClock));
+        let index = Index::new(services, endpoints, Arc::new(SystemClock), "");
         let call = Call::default();
         let forward = || {
             let discover: Arc<dyn Element> = Arc::new(Discover::new(index.clone()));
