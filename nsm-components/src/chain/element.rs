@@ -92,6 +92,8 @@ pub struct Remembered {
     pub next: Option<(Address, Connection)>,
     /// `connect`: who answered last.
     pub server: Option<Peer>,
+    /// `passthrough`: name of the endpoint that the connection was passed on to.
+    pub passed_on: Option<String>,
     /// `recovery`: whether a former incarnation's connection was asked for.
     pub recovered: bool,
 }

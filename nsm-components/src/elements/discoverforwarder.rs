@@ -112,3 +112,7 @@ impl Element for DiscoverForwarder {
         next.close(&Cx { next_hop: address, ..cx.clone() }, request).await
     }
 }
+
+#[cfg(test)]
+#[path = "discoverforwarder_tests.rs"]
+mod tests;

@@ -76,6 +76,7 @@ impl Element for MechanismTranslation {
             }
             return Err(Error::new(Kind::Invalid, message));
         }
+        reply.connection.note_interface(mechanism::CLIENT_INTERFACE, downstream.as_ref());
         cx.memory.with(|memory| memory.downstream = downstream);
         Ok(reply)
     }

@@ -10,6 +10,7 @@ mod discover;
 mod discoverforwarder;
 mod dnscontext;
 mod dnscontextclient;
+mod excludedprefixes;
 mod excludedprefixesclient;
 mod grpc;
 mod heal;
@@ -21,6 +22,7 @@ mod mechanismtranslation;
 mod monitor;
 mod netsvcmonitor;
 mod onidle;
+mod passthrough;
 mod point2pointipam;
 mod policyroute;
 mod recovery;
@@ -44,6 +46,7 @@ pub use self::{
     discoverforwarder::DiscoverForwarder,
     dnscontext::DnsContextServer,
     dnscontextclient::{DnsConfigs, DnsContextClient},
+    excludedprefixes::ExcludedPrefixes,
     excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
     index::{Found, Index, Watched},
@@ -54,6 +57,7 @@ pub use self::{
     monitor::{Monitor, MonitorEvent, PeerEvents, Peers, PeersByGrpc},
     netsvcmonitor::NetSvcMonitor,
     onidle::OnIdle,
+    passthrough::PassThrough,
     point2pointipam::{Keep, Point2PointIpam},
     policyroute::{PolicyRoute, PolicyRouteError},
     recovery::Recovery,

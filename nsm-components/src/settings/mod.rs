@@ -279,7 +279,7 @@ mod tests {
         let groups = parse_groups::<NsmUrl>(text).unwrap();
         assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(groups[0][0], "kernel://a/nsm-1?x=y".parse().unwrap());
-        assert_eq!(parse_groups::<NsmUrl>("[a]"), Err("a".to_owned()));
+        assert_eq!(parse_groups::<NsmUrl>("[http://a]"), Err("http://a".to_owned()));
     }
 
     #[test]

@@ -69,6 +69,8 @@ names! {
     NSM_TRUSTED_IDS,
     /// Folder for the sockets and files of the process.
     NSM_BASE_DIR,
+    /// YAML file with the list `prefixes` that no endpoint shall hand out addresses of.
+    NSM_EXCLUDED_PREFIXES_FILE,
     /// Name of the `NSMNodeState` the nsmgr reports into; empty: it reports nowhere.
     NSM_NODE_STATE,
     /// SPIFFE trust domain of the mesh.

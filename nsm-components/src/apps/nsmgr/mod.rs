@@ -21,8 +21,8 @@ use crate::{
     },
     chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
     elements::{
-        Access, Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, Index, LocalEntries,
-        Monitor, NetSvcMonitor, UpdatePath, UpdateToken, health_service, registry,
+        Access, Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, ExcludedPrefixes,
+        Index, LocalEntries, Monitor, NetSvcMonitor, UpdatePath, UpdateToken, health_service, registry,
     },
     settings::{Nsmgr, Target},
 };
@@ -93,6 +93,7 @@ fn chain(
     let inner = Chain::new([
         Arc::new(monitor.clone()) as Arc<dyn Element>,
         Arc::new(ClientInfo::new(settings.common.client_info.clone())),
+        Arc::new(ExcludedPrefixes::new(settings.excluded_prefixes_file.clone())),
         Arc::new(DiscoverForwarder::new(index.clone(), local, &settings.forwarder_service)),
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
     ]);
