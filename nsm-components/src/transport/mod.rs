@@ -12,8 +12,11 @@ mod file;
 mod listener;
 mod session;
 mod svid;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tls;
 pub mod token;
+mod verified;
 mod wire;
 
 pub use self::{
@@ -23,7 +26,7 @@ pub use self::{
     file::file_key,
     listener::{Accepted, Listener},
     session::{Session, Token},
-    svid::{Source, Svid},
+    svid::{Outage, Source, Svid},
 };
 
 /// Metadata key of the caller's token.
