@@ -40,6 +40,13 @@ impl Ca {
         (params.signed_by(&key, &self.issuer).unwrap().der().to_vec(), key.serialize_der())
     }
 
+    /// A leaf of this key with these names, valid for long: DER and PKCS#8 DER.
+    pub(crate) fn leaf_for(&self, key: &KeyPair, ids: &[&str]) -> (Vec<u8>, Vec<u8>) {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = ids.iter().map(|id| SanType::URI((*id).try_into().unwrap())).collect();
+        (params.signed_by(key, &self.issuer).unwrap().der().to_vec(), key.serialize_der())
+    }
+
     /// As the Workload API hands it out.
     pub(crate) fn svid(&self, id: &str, life: Duration) -> X509svidResponse {
         let now = SystemTime::now();

@@ -216,3 +216,6 @@ impl ClientCertVerifier for Verifier {
         ServerCertVerifier::supported_verify_schemes(self)
     }
 }
+
+#[cfg(test)]
+mod tests;
