@@ -97,6 +97,11 @@ pub fn program() -> Result<PathBuf> {
 impl Mesh {
     /// Starts identity, registry, and nsmgr and forwarder on both nodes. Tokens live for `life`.
     pub fn start(life: Duration) -> Result<Self> {
+        Self::start_with(life, &[])
+    }
+
+    /// The same with these settings of the identity process.
+    pub fn start_with(life: Duration, identity: &[(&str, &str)]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let program = program()?;
         let id = format!("{FOLDER}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -126,7 +131,7 @@ impl Mesh {
             node.ip(&format!("address add 10.77.0.{number}/24 dev wire"))?;
             node.ip("link set wire up")?;
         }
-        mesh.run(Who::Identity, &[])?;
+        mesh.run(Who::Identity, identity)?;
         mesh.run(Who::Registry, &[])?;
         for node in [1, 2] {
             mesh.run(Who::Nsmgr(node), &[])?;

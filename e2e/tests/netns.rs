@@ -13,8 +13,12 @@ mod commands;
 mod crossing;
 #[path = "netns/departures.rs"]
 mod departures;
+#[path = "netns/garbage.rs"]
+mod garbage;
 #[path = "netns/harness.rs"]
 mod harness;
+#[path = "netns/identity.rs"]
+mod identity;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/restarts.rs"]

@@ -27,7 +27,11 @@ pub(crate) struct Story {
 
 impl Story {
     pub(crate) fn begin() -> Self {
-        let mut mesh = Mesh::start(LIFE).unwrap();
+        Self::begin_in(Mesh::start(LIFE).unwrap())
+    }
+
+    /// The same in this mesh.
+    pub(crate) fn begin_in(mut mesh: Mesh) -> Self {
         let endpoint = mesh.endpoint(2, "finance", &[]).unwrap();
         let remote = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();
         let local = mesh.client(2, &format!("kernel://finance/{IFNAME}")).unwrap();

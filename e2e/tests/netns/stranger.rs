@@ -16,7 +16,8 @@ use nsm_components::{
 use nsm_e2e::{mesh::Mesh, netns::Netns, wait::until};
 use tonic::{Request, Status};
 
-const LIMIT: Duration = Duration::from_secs(20);
+/// How long a call of it may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// See the module.
 pub(crate) struct Stranger {
@@ -36,9 +37,14 @@ impl Stranger {
 
     /// A channel to a socket, as soon as there is somebody.
     pub(crate) async fn channel(&self, socket: &Path) -> Channel {
+        self.channel_to(&Address::Unix(socket.into())).await
+    }
+
+    /// The same to any address.
+    pub(crate) async fn channel_to(&self, address: &Address) -> Channel {
         let mut tries = 0;
         loop {
-            match self.channels.get(&Address::Unix(socket.into())).await {
+            match self.channels.get(address).await {
                 Ok(channel) => return channel,
                 Err(error) if tries == 200 => panic!("{error}"),
                 Err(_) => tries += 1,
@@ -71,6 +77,17 @@ impl Stranger {
         let mut mechanism = Mechanism::kernel();
         mechanism.set(INODE_URL, key);
         mechanism.set(NAME, "nsm-1");
+        self.ask_with(channel, mechanism, &files, token).await
+    }
+
+    /// Asks for this mechanism, with these files.
+    pub(crate) async fn ask_with(
+        &self,
+        channel: &Channel,
+        mechanism: Mechanism,
+        files: &Files,
+        token: Option<&Token>,
+    ) -> Result<Connection, Status> {
         let text = token.map(|token| token.text.to_string()).unwrap_or_default();
         let segment =
             PathSegment { name: "stranger".into(), id: "strange".into(), token: text, ..Default::default() };
@@ -85,7 +102,7 @@ impl Stranger {
         let mut call = Request::new(message);
         token.inspect(|token| token.write(call.metadata_mut()));
         call.set_timeout(LIMIT);
-        channel.files.send(&files);
+        channel.files.send(files);
         Ok(NetworkServiceClient::new(channel.grpc.clone()).request(call).await?.into_inner())
     }
 

@@ -211,16 +211,15 @@ impl Follower {
         let mut answers = SpiffeWorkloadApiClient::new(channel).fetch_x509svid(request).await?.into_inner();
         let mut overdue: Option<Instant> = None;
         loop {
-            let answer = match overdue {
-                Some(at) => match timeout_at(at, answers.message()).await {
-                    Ok(answer) => answer?,
-                    Err(_) => {
-                        self.fail("it does not renew the SVID");
-                        overdue = None;
-                        continue;
-                    }
-                },
-                None => answers.message().await?,
+            let answer = if let Some(at) = overdue.take() {
+                // A message that has come in part is not lost with the wait.
+                let Ok(answer) = timeout_at(at, answers.message()).await else {
+                    self.fail("it does not renew the SVID");
+                    continue;
+                };
+                answer?
+            } else {
+                answers.message().await?
             };
             let Some(answer) = answer else { return Ok(()) };
             let svid = Svid::from_response(answer, &self.name)?;
