@@ -11,7 +11,7 @@ use crate::{
         registry::{Destination, Match, Metadata, NetworkServiceLabels},
     },
     chain::{Chain, RegistryChain, RegistryCx, SystemClock},
-    elements::registry::Memory,
+    elements::registry::Store,
 };
 
 /// Notes who was asked; one of them refuses.
@@ -62,8 +62,8 @@ impl Stage {
     /// Two forwarders that do point to point, `a` and `b`, and `fast`; the service as given.
     async fn new(matches: Vec<Match>) -> Self {
         let cx = RegistryCx::within(Duration::from_secs(5));
-        let services = RegistryChain::new([Arc::new(Memory::default()) as _]);
-        let endpoints = RegistryChain::new([Arc::new(Memory::default()) as _]);
+        let services = RegistryChain::new([Store::in_memory() as _]);
+        let endpoints = RegistryChain::new([Store::in_memory() as _]);
         let service = NetworkService { name: "finance".into(), matches, ..Default::default() };
         services.start().register(&cx, service).await.unwrap();
         let blue = entry("blue", "finance", &[("colour", "blue")], "tcp://10.0.0.1:1");
