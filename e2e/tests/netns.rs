@@ -13,6 +13,8 @@ mod commands;
 mod crossing;
 #[path = "netns/departures.rs"]
 mod departures;
+#[path = "netns/firstpacket.rs"]
+mod firstpacket;
 #[path = "netns/harness.rs"]
 mod harness;
 #[path = "netns/refusals.rs"]
