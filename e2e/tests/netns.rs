@@ -17,6 +17,8 @@ mod departures;
 mod dns;
 #[path = "netns/endpoint.rs"]
 mod endpoint;
+#[path = "netns/firstpacket.rs"]
+mod firstpacket;
 #[path = "netns/garbage.rs"]
 mod garbage;
 #[path = "netns/harness.rs"]
