@@ -17,6 +17,8 @@ mod departures;
 mod endpoint;
 #[path = "netns/harness.rs"]
 mod harness;
+#[path = "netns/mutations.rs"]
+mod mutations;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/restarts.rs"]

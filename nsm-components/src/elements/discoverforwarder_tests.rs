@@ -11,7 +11,7 @@ use crate::{
         registry::{Destination, Match, Metadata, NetworkServiceLabels},
     },
     chain::{Chain, RegistryChain, RegistryCx, SystemClock},
-    elements::registry::Memory,
+    elements::registry::Store,
 };
 
 /// Notes who was asked; one of them refuses.
@@ -62,8 +62,8 @@ impl Stage {
     /// Two forwarders that do point to point, `a` and `b`, and `fast`; the service as given.
     async fn new(matches: Vec<Match>) -> Self {
         let cx = RegistryCx::within(Duration::from_secs(5));
-        let services = RegistryChain::new([Arc::new(Memory::default()) as _]);
-        let endpoints = RegistryChain::new([Arc::new(Memory::default()) as _]);
+        let services = RegistryChain::new([Store::in_memory() as _]);
+        let endpoints = RegistryChain::new([Store::in_memory() as _]);
         let service = NetworkService { name: "finance".into(), matches, ..Default::default() };
         services.start().register(&cx, service).await.unwrap();
         let blue = entry("blue", "finance", &[("colour", "blue")], "tcp://10.0.0.1:1");
@@ -71,7 +71,7 @@ impl Stage {
         // What other nodes' forwarders are to the registry plays no part.
         let foreign = entry("0", "forwarder", &[("p2p", "true")], "tcp://10.0.0.2:1");
         endpoints.start().register(&cx, foreign).await.unwrap();
-        let index = Index::new(services, endpoints, Arc::new(SystemClock));
+        let index = Index::new(services, endpoints, Arc::new(SystemClock), "");
         let local = LocalEntries::default();
         for (name, pairs) in
             [("a", [("p2p", "true")]), ("b", [("p2p", "true")]), ("fast", [("speed", "high")])]

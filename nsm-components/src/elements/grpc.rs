@@ -10,7 +10,7 @@ use crate::{
         Mechanism, mechanism,
         peer::{FileKey, Files},
     },
-    chain::{Caller, Error, Kind, Result},
+    chain::{Caller, Error, Kind, Link, Result},
     transport::{Accepted, FdTable, Session, Token},
 };
 
@@ -97,14 +97,37 @@ pub(super) fn accepted<T>(request: &tonic::Request<T>) -> std::result::Result<Ac
     accepted.ok_or_else(|| Status::unauthenticated("calls need a connection with mutual TLS"))
 }
 
-/// Who called, with a token for it.
-pub(super) fn caller(session: &Session, metadata: &MetadataMap, life: Duration) -> Result<Arc<Caller>> {
-    let own = session.token(life).map_err(|error| Error::caused(Kind::Internal, &error))?;
-    Ok(Arc::new(Caller {
-        peer: session.peer.clone(),
-        token: Token::read(metadata).map(|token| (token.text, token.expires)),
-        own_token: (own.text, own.expires),
-    }))
+/// The session of a caller; tokens for it live at most that long.
+#[derive(Debug)]
+struct OnSession {
+    session: Arc<Session>,
+    life: Duration,
+}
+
+impl Link for OnSession {
+    fn own_id(&self) -> &str {
+        self.session.own_id()
+    }
+
+    fn own_token(&self) -> Result<(Arc<str>, i64)> {
+        let own = self.session.token(self.life).map_err(|error| Error::caused(Kind::Internal, &error))?;
+        Ok((own.text, own.expires))
+    }
+
+    fn is_signed(&self, token: &str) -> bool {
+        self.session.verify(token)
+    }
+
+    fn certificate(&self) -> &[u8] {
+        self.session.certificate()
+    }
+}
+
+/// Who called.
+pub(super) fn caller(session: &Arc<Session>, metadata: &MetadataMap, life: Duration) -> Arc<Caller> {
+    let token = Token::read(metadata).map(|token| (token.text, token.expires));
+    let link = Arc::new(OnSession { session: session.clone(), life });
+    Arc::new(Caller { peer: session.peer.clone(), token, link })
 }
 
 /// Takes the files of these URLs from what arrived.

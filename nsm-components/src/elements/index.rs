@@ -21,6 +21,7 @@ use self::follow::{Registries, follow};
 
 use crate::{
     api::{
+        access::Use,
         peer::{Address, FileKey},
         registry::{NetworkService, NetworkServiceEndpoint},
     },
@@ -72,39 +73,67 @@ pub struct Index {
     services: RegistryChain<NetworkService>,
     endpoints: RegistryChain<NetworkServiceEndpoint>,
     clock: Clock,
+    domain: Arc<str>,
     used: Arc<Services>,
 }
 
 // === impl Index ===
 
 impl Index {
-    /// An index over these registries.
+    /// An index over these registries, in a mesh of this trust domain.
     pub fn new(
         services: RegistryChain<NetworkService>,
         endpoints: RegistryChain<NetworkServiceEndpoint>,
         clock: Clock,
+        domain: &str,
     ) -> Self {
-        Self { services, endpoints, clock, used: Arc::default() }
+        Self { services, endpoints, clock, domain: domain.into(), used: Arc::default() }
     }
 
-    /// The service of this name with its endpoints that have not expired.
+    /// The service of this name with its endpoints that have not expired and that it allows to serve
+    /// it.
     ///
     /// # Cancel safety
     ///
     /// The service stays in the index when the future is dropped.
     pub async fn find(&self, name: &str, deadline: Instant) -> Result<Found> {
-        let (mut state, _awaited) = self.follow(name)?;
-        let late =
-            || Error::new(Kind::Unavailable, format_args!("the registry did not tell of {name} in time"));
-        let found = tokio::time::timeout_at(deadline, state.wait_for(Option::is_some)).await;
-        let found = found.ok().and_then(std::result::Result::ok).and_then(|state| state.clone());
-        let mut found = (*found.ok_or_else(late)??).clone();
+        let mut found = (*self.state(name, deadline).await?).clone();
         let now = self.clock.seconds();
         #[allow(clippy::cast_precision_loss)] // exact until the year 285,000,000
         found
             .endpoints
             .retain(|_, (endpoint, _)| endpoint.expiration_time.is_none_or(|time| time.seconds as f64 > now));
+        if let Some(service) = &found.service {
+            let may = |endpoint: &NetworkServiceEndpoint| {
+                service.allows(Use::Serve, endpoint.owner(), &self.domain).is_ok()
+            };
+            found.endpoints.retain(|_, (endpoint, _)| may(endpoint));
+        }
         Ok(found)
+    }
+
+    /// Whether the process of this SPIFFE ID may connect to a service; nobody is refused one that is
+    /// not registered.
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`Self::find`].
+    pub async fn allows(&self, id: &str, name: &str, deadline: Instant) -> Result<()> {
+        let found = self.state(name, deadline).await?;
+        let Some(service) = &found.service else { return Ok(()) };
+        service
+            .allows(Use::Connect, id, &self.domain)
+            .map_err(|refusal| Error::caused(Kind::Denied, &refusal))
+    }
+
+    /// What is known of a service; the first answer is waited for.
+    async fn state(&self, name: &str, deadline: Instant) -> Result<Arc<Found>> {
+        let (mut state, _awaited) = self.follow(name)?;
+        let late =
+            || Error::new(Kind::Unavailable, format_args!("the registry did not tell of {name} in time"));
+        let found = tokio::time::timeout_at(deadline, state.wait_for(Option::is_some)).await;
+        let found = found.ok().and_then(std::result::Result::ok).and_then(|state| state.clone());
+        found.ok_or_else(late)?
     }
 
     /// Follows a service.

@@ -1,5 +1,7 @@
 //! Links of chains, one a file, under upstream's names. None knows its neighbours.
 
+mod access;
+mod admit;
 mod authorize;
 mod authorizeclient;
 mod clientinfo;
@@ -33,6 +35,8 @@ mod watch;
 mod xconnect;
 
 pub use self::{
+    access::Access,
+    admit::Admit,
     authorize::Authorize,
     authorizeclient::AuthorizeClient,
     clientinfo::ClientInfo,

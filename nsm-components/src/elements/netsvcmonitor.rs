@@ -156,7 +156,7 @@ mod tests {
             registry::{Destination, Match, NetworkService, NetworkServiceEndpoint, NetworkServiceLabels},
         },
         chain::{Chain, Clock, Cx, Element, Policy, RegistryChain, RegistryCx, Request, SystemClock},
-        elements::registry::Memory,
+        elements::registry::Store,
     };
 
     fn labels(colour: &str) -> BTreeMap<String, String> {
@@ -194,15 +194,15 @@ mod tests {
 
     impl Stage {
         async fn begin(class: &str) -> Self {
-            let services = RegistryChain::new([Arc::new(Memory::default()) as _]);
-            let endpoints = RegistryChain::new([Arc::new(Memory::default()) as _]);
+            let services = RegistryChain::new([Store::in_memory() as _]);
+            let endpoints = RegistryChain::new([Store::in_memory() as _]);
             services.start().register(&cx(), service("blue")).await.unwrap();
             endpoints.start().register(&cx(), endpoint("blue")).await.unwrap();
             let clock: Clock = Arc::new(SystemClock);
             let monitor = Arc::new(Monitor::default());
             let inner = Chain::new([Arc::new(monitor.clone()) as Arc<dyn Element>]);
             let session = Arc::new(Session::new(inner, Policy::Expire, clock.clone()));
-            let index = Index::new(services.clone(), endpoints.clone(), clock);
+            let index = Index::new(services.clone(), endpoints.clone(), clock, "d");
             let element = NetSvcMonitor { index, monitor: monitor.clone(), session: session.clone() };
             let task = AbortOnDropHandle::new(tokio::spawn(element.run()));
             let expires = Some(prost_types::Timestamp { seconds: i64::from(u32::MAX), nanos: 0 });

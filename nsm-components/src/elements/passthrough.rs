@@ -131,8 +131,8 @@ mod tests {
 
     /// What a client calls, and who is called then.
     async fn composed() -> (Chain, Call) {
-        let services = RegistryChain::new([Arc::new(registry::Memory::default()) as _]);
-        let endpoints = RegistryChain::new([Arc::new(registry::Memory::default()) as _]);
+        let services = RegistryChain::new([registry::Store::in_memory() as _]);
+        let endpoints = RegistryChain::new([registry::Store::in_memory() as _]);
         let cx = RegistryCx::within(Duration::from_secs(5));
         services.start().register(&cx, service()).await.unwrap();
         // Backwards: the order of registration is not that of the stages.
@@ -147,7 +147,7 @@ mod tests {
             };
             endpoints.start().register(&cx, entry).await.unwrap();
         }
-        let index = Index::new(services, endpoints, Arc::new(SystemClock));
+        let index = Index::new(services, endpoints, Arc::new(SystemClock), "");
         let call = Call::default();
         let forward = || {
             let discover: Arc<dyn Element> = Arc::new(Discover::new(index.clone()));

@@ -9,7 +9,9 @@ mod components;
 mod url;
 pub mod vars;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -140,6 +142,12 @@ impl<'a> Reader<'a> {
         self.read(name, default, "a UDP port from 1 to 65535; 0 means the default", |text| {
             text.parse().ok().map(|port| if port == 0 { default } else { port })
         })
+    }
+
+    /// A number in a range.
+    pub(crate) fn count(&mut self, name: &str, default: usize, range: RangeInclusive<usize>) -> usize {
+        let allowed = format!("a number from {} to {}", range.start(), range.end());
+        self.read(name, default, &allowed, |text| text.parse().ok().filter(|count| range.contains(count)))
     }
 
     pub(crate) fn ip(&mut self, name: &str) -> Option<IpAddr> {

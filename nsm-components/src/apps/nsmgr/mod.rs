@@ -21,8 +21,8 @@ use crate::{
     },
     chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
     elements::{
-        Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, ExcludedPrefixes, Index,
-        LocalEntries, Monitor, NetSvcMonitor, UpdatePath, UpdateToken, health_service, registry,
+        Access, Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, ExcludedPrefixes,
+        Index, LocalEntries, Monitor, NetSvcMonitor, UpdatePath, UpdateToken, health_service, registry,
     },
     settings::{Nsmgr, Target},
 };
@@ -94,15 +94,17 @@ fn chain(
         Arc::new(monitor.clone()) as Arc<dyn Element>,
         Arc::new(ClientInfo::new(settings.common.client_info.clone())),
         Arc::new(ExcludedPrefixes::new(settings.excluded_prefixes_file.clone())),
-        Arc::new(DiscoverForwarder::new(index, local, &settings.forwarder_service)),
+        Arc::new(DiscoverForwarder::new(index.clone(), local, &settings.forwarder_service)),
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
     ]);
     let session = Arc::new(Session::new(inner, Policy::Expire, mesh.clock.clone()));
     let chain = Chain::new([
-        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
+        mesh.admit(),
+        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         // Before the session: who is refused leaves nothing.
         Arc::new(Authorize::new(mesh.clock.clone())),
+        Arc::new(Access::new(index, mesh.trust.clone())),
         session.clone(),
     ]);
     (chain, session)
@@ -113,7 +115,8 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
     let mesh = Mesh::start(&settings.common, stop).await?;
     let (monitor, local) = (Arc::new(mesh.monitor(&settings.common.name)), LocalEntries::default());
     let registries = registries(&mesh, &settings, &local);
-    let index = Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone());
+    let index =
+        Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone(), &mesh.domain);
     let (chain, session) = chain(&mesh, &settings, &monitor, index.clone(), local.clone());
     let moving = NetSvcMonitor { index, monitor: monitor.clone(), session };
     let _moving = AbortOnDropHandle::new(tokio::spawn(moving.run()));
