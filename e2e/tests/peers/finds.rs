@@ -65,7 +65,11 @@ fn ours(mesh: &Mesh) -> Vec<String> {
                     let mut found = [Vec::new(), Vec::new()];
                     for watch in [false, true] {
                         let network_service_endpoint = Some(wanted(*query));
-                        let query = NetworkServiceEndpointQuery { network_service_endpoint, watch };
+                        let query = NetworkServiceEndpointQuery {
+                            network_service_endpoint,
+                            watch,
+                            ..Default::default()
+                        };
                         let mut call = tonic::Request::new(query);
                         channel.token(LIFE).unwrap().write(call.metadata_mut());
                         let mut stream = client.find(call).await.unwrap().into_inner();
