@@ -12,7 +12,6 @@ import (
 	"github.com/networkservicemesh/sdk/pkg/tools/grpcutils"
 	"github.com/networkservicemesh/sdk/pkg/tools/log"
 	"github.com/networkservicemesh/sdk/pkg/tools/log/logruslogger"
-	"github.com/networkservicemesh/sdk/pkg/tools/spiffejwt"
 	"github.com/networkservicemesh/sdk/pkg/tools/token"
 	"github.com/sirupsen/logrus"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
@@ -40,6 +39,8 @@ type process struct {
 	requestTimeout time.Duration
 	tokens         token.GeneratorFunc
 	source         *workloadapi.X509Source
+	// nil if nothing is recorded.
+	recording *recording
 }
 
 func newProcess(ctx context.Context, role string) (*process, error) {
@@ -59,6 +60,10 @@ func newProcess(ctx context.Context, role string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	recording, err := startRecording(role)
+	if err != nil {
+		return nil, err
+	}
 	limited, cancel := context.WithTimeout(ctx, identityLimit)
 	defer cancel()
 	source, err := workloadapi.NewX509Source(limited)
@@ -70,12 +75,17 @@ func newProcess(ctx context.Context, role string) (*process, error) {
 		return nil, fmt.Errorf("no identity: %w", err)
 	}
 	logrus.Infof("%s is %s", role, svid.ID)
+	generator, err := tokens(source, life)
+	if err != nil {
+		return nil, err
+	}
 	return &process{
 		name:           setting("NAME", role),
 		dialTimeout:    dialTimeout,
 		requestTimeout: requestTimeout,
-		tokens:         spiffejwt.TokenGeneratorFunc(source, life),
+		tokens:         generator,
 		source:         source,
+		recording:      recording,
 	}, nil
 }
 
@@ -92,7 +102,7 @@ func (p *process) context(ctx context.Context) context.Context {
 func (p *process) dialOptions() []grpc.DialOption {
 	config := tlsconfig.MTLSClientConfig(p.source, p.source, tlsconfig.AuthorizeAny())
 	config.MinVersion = tls.VersionTLS12
-	return []grpc.DialOption{
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(grpcfd.TransportCredentials(credentials.NewTLS(config))),
 		grpc.WithDefaultCallOptions(
 			grpc.WaitForReady(true),
@@ -101,6 +111,10 @@ func (p *process) dialOptions() []grpc.DialOption {
 		grpcfd.WithChainStreamInterceptor(),
 		grpcfd.WithChainUnaryInterceptor(),
 	}
+	if p.recording != nil {
+		options = append(options, grpc.WithStatsHandler(p.recording))
+	}
+	return options
 }
 
 // serve offers the same services at all these URLs and returns once they can be called.
@@ -113,7 +127,11 @@ func (p *process) serve(ctx context.Context, urls []*url.URL, register func(*grp
 		if listenOn.Scheme == "unix" {
 			with = grpcfd.TransportCredentials(with)
 		}
-		server := grpc.NewServer(grpc.Creds(with))
+		options := []grpc.ServerOption{grpc.Creds(with)}
+		if p.recording != nil {
+			options = append(options, grpc.StatsHandler(p.recording))
+		}
+		server := grpc.NewServer(options...)
 		register(server)
 		errs := grpcutils.ListenAndServe(ctx, listenOn, server)
 		go func() {

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
+    process::ExitStatus,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -134,7 +135,7 @@ impl Mesh {
             node.ip(&format!("address add 10.77.0.{number}/24 dev wire"))?;
             node.ip("link set wire up")?;
         }
-        mesh.run(Who::Identity, &[])?;
+        mesh.run(Who::Identity, identity)?;
         mesh.run(Who::Registry, &[])?;
         for node in [1, 2] {
             mesh.run(Who::Nsmgr(node), &[])?;
@@ -158,6 +159,11 @@ impl Mesh {
             process.ended()?;
         }
         Ok(())
+    }
+
+    /// Waits for a process that ends by itself.
+    pub fn ended(&mut self, who: Who) -> Result<ExitStatus> {
+        self.processes.get_mut(&who).ok_or_else(|| anyhow!("{who} never ran"))?.ended()
     }
 
     /// Starts processes again with the settings they had.

@@ -9,6 +9,8 @@ use nsm_components::{
         mechanism::{INODE_URL, NAME},
         networkservice::{NetworkServiceRequest, network_service_client::NetworkServiceClient},
         peer::{Address, Files},
+        registry::{NetworkService, network_service_registry_client::NetworkServiceRegistryClient},
+        registry_path::{METADATA_KEY, RegistryPath},
     },
     settings::Target,
     transport::{Channel, Channels, Source, Token, file_key, token::Claims},
@@ -16,7 +18,8 @@ use nsm_components::{
 use nsm_e2e::{mesh::Mesh, netns::Netns, wait::until};
 use tonic::{Request, Status};
 
-const LIMIT: Duration = Duration::from_secs(20);
+/// How long a call of it may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// See the module.
 pub(crate) struct Stranger {
@@ -45,7 +48,7 @@ impl Stranger {
         self.channel_to(&Address::Unix(socket.into())).await
     }
 
-    /// The same, wherever it listens.
+    /// The same to any address.
     pub(crate) async fn channel_to(&self, address: &Address) -> Channel {
         let mut tries = 0;
         loop {
@@ -97,6 +100,31 @@ impl Stranger {
         let mut mechanism = Mechanism::kernel();
         mechanism.set(INODE_URL, key);
         mechanism.set(NAME, "nsm-1");
+        self.send(channel, service, path_segments, (mechanism, &files), token).await
+    }
+
+    /// Asks for this mechanism, with these files.
+    pub(crate) async fn ask_with(
+        &self,
+        channel: &Channel,
+        mechanism: Mechanism,
+        files: &Files,
+        token: Option<&Token>,
+    ) -> Result<Connection, Status> {
+        let text = token.map(|token| token.text.to_string()).unwrap_or_default();
+        let segment =
+            PathSegment { name: "stranger".into(), id: "strange".into(), token: text, ..Default::default() };
+        self.send(channel, "finance", vec![segment], (mechanism, files), token).await
+    }
+
+    async fn send(
+        &self,
+        channel: &Channel,
+        service: &str,
+        path_segments: Vec<PathSegment>,
+        (mechanism, files): (Mechanism, &Files),
+        token: Option<&Token>,
+    ) -> Result<Connection, Status> {
         let last = path_segments.last().unwrap();
         let connection = Connection {
             id: last.id.clone(),
@@ -112,8 +140,16 @@ impl Stranger {
         let mut call = Request::new(message);
         token.inspect(|token| token.write(call.metadata_mut()));
         call.set_timeout(LIMIT);
-        channel.files.send(&files);
+        channel.files.send(files);
         Ok(NetworkServiceClient::new(channel.grpc.clone()).request(call).await?.into_inner())
+    }
+
+    /// Writes a network service, or another form of one of its own.
+    pub(crate) async fn write_service(&self, channel: &Channel, service: NetworkService) {
+        let mut call = Request::new(service);
+        channel.token(LIMIT).unwrap().write(call.metadata_mut());
+        call.metadata_mut().insert(METADATA_KEY, RegistryPath::default().to_metadata().parse().unwrap());
+        NetworkServiceRegistryClient::new(channel.grpc.clone()).register(call).await.unwrap();
     }
 
     pub(crate) async fn close(

@@ -39,7 +39,7 @@ pub(crate) struct Upstream {
 }
 
 /// The program of `e2e/peers`: `NSM_PEERS_BIN`, or what was built there.
-fn peers() -> PathBuf {
+pub(crate) fn peers() -> PathBuf {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/bin/peers");
     let path = std::env::var_os("NSM_PEERS_BIN").map_or_else(built, PathBuf::from);
     assert!(path.is_file(), "{} is missing: run `go build -o bin/peers .` in e2e/peers", path.display());
@@ -60,6 +60,8 @@ impl Upstream {
         fs::copy(peers(), &program).unwrap();
         let mut environment = mesh.environment(of).unwrap();
         environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        // `e2e/peers/record.sh` asks for it.
+        environment.extend(std::env::var("NSM_RECORD").map(|file| ("NSM_RECORD".to_owned(), file)));
         let recipe = Recipe {
             name: format!("upstream's {role}"),
             netns: netns.clone(),
@@ -91,13 +93,35 @@ impl Upstream {
 
     /// In an empty pod on a node.
     pub(crate) fn client(mesh: &Mesh, pod: Who, node: usize, services: &str) -> Self {
+        Self::client_with(mesh, pod, node, services, &[])
+    }
+
+    /// [`Self::client`] with settings beside those that all have.
+    pub(crate) fn client_with(
+        mesh: &Mesh,
+        pod: Who,
+        node: usize,
+        services: &str,
+        more: &[(&str, &str)],
+    ) -> Self {
         let socket = format!("unix://{}", mesh.nsmgr_socket(node).display());
         let settings = [("NSM_CONNECT_TO", socket.as_str()), ("NSM_NETWORK_SERVICES", services)];
-        Self::start(mesh, "nsc", pod, mesh.pod_of(pod).unwrap(), &settings)
+        Self::start(mesh, "nsc", pod, mesh.pod_of(pod).unwrap(), &[&settings, more].concat())
     }
 
     /// In an empty pod on a node; answers with the name of the endpoint as well.
     pub(crate) fn endpoint(mesh: &Mesh, pod: Who, node: usize, services: &str) -> (Self, String) {
+        Self::endpoint_with(mesh, pod, node, services, &[])
+    }
+
+    /// [`Self::endpoint`] with settings beside those that all have.
+    pub(crate) fn endpoint_with(
+        mesh: &Mesh,
+        pod: Who,
+        node: usize,
+        services: &str,
+        more: &[(&str, &str)],
+    ) -> (Self, String) {
         let nsmgr = mesh.nsmgr_socket(node);
         let name = format!("upstream-nse-of-{pod}");
         let own = format!("unix://{}", nsmgr.with_file_name(format!("{name}.sock")).display());
@@ -106,10 +130,17 @@ impl Upstream {
             ("NSM_CONNECT_TO", &format!("unix://{}", nsmgr.display())),
             ("NSM_LISTEN_ON", &own),
             ("NSM_SERVICE_NAMES", services),
+            ("NSM_LABELS", "made-by:upstream"),
             ("NSM_CIDR_PREFIX", "172.16.9.0/24"),
         ];
-        let endpoint = Self::start(mesh, "nse", pod, mesh.pod_of(pod).unwrap(), &settings);
+        let endpoint = Self::start(mesh, "nse", pod, mesh.pod_of(pod).unwrap(), &[&settings, more].concat());
         (endpoint, name)
+    }
+
+    /// Somebody on node 1 who looks for endpoints at a URL.
+    pub(crate) fn finder(mesh: &Mesh, url: &str, queries: &str) -> Self {
+        let settings = [("NSM_CONNECT_TO", url), ("NSM_QUERIES", queries)];
+        Self::start(mesh, "find", Who::Nsmgr(1), &mesh.nodes()[0], &settings)
     }
 
     /// Somebody on a node who watches its nsmgr for the endpoints of a service.

@@ -103,7 +103,7 @@ mod tests {
             ..Connection::default()
         };
         let peer = Peer { id: (*way.last().unwrap()).into(), public_key: Vec::new(), not_after: 0 };
-        let caller = Caller { peer, token: None, own_token: ("".into(), 0) };
+        let caller = Caller::test(peer);
         let cx = Cx { caller: Some(Arc::new(caller)), ..Cx::within(Duration::from_secs(5)) };
         chain.start().request(&cx, Request { connection, ..Request::default() }).await.map(drop)
     }

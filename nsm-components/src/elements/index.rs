@@ -43,6 +43,16 @@ pub struct Found {
     pub service: Option<NetworkService>,
     /// Its endpoints by name, with where they are reached.
     pub endpoints: BTreeMap<String, (NetworkServiceEndpoint, Address)>,
+    /// Whether the service is absent because it was deleted: a registry that was started anew does
+    /// not know it either, for a time.
+    pub deleted: bool,
+}
+
+/// A service that is followed; it stays in the index as long as this is held.
+#[derive(Debug)]
+pub struct Watched {
+    state: watch::Receiver<Option<State>>,
+    _awaited: Arc<()>,
 }
 
 type State = std::result::Result<Arc<Found>, Error>;
@@ -126,6 +136,14 @@ impl Index {
         found.ok_or_else(late)?
     }
 
+    /// Follows a service.
+    pub fn watch(&self, name: &str) -> Result<Watched> {
+        let (mut state, awaited) = self.follow(name)?;
+        // What is there already counts as the first change.
+        state.mark_changed();
+        Ok(Watched { state, _awaited: awaited })
+    }
+
     fn follow(&self, name: &str) -> Result<(watch::Receiver<Option<State>>, Arc<()>)> {
         let now = Instant::now();
         let mut used = self.used.lock();
@@ -171,6 +189,27 @@ async fn until_unused(used: Weak<Services>, name: &str) {
     }
 }
 
+// === impl Watched ===
+
+impl Watched {
+    /// Waits for a change since the last call; the first is how the service is now. Ends only if the
+    /// index does.
+    ///
+    /// # Cancel safety
+    ///
+    /// No change is lost when the future is dropped.
+    pub async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The service as it is known now, if it is.
+    pub fn now(&self) -> Option<Arc<Found>> {
+        self.state.borrow().as_ref()?.as_ref().ok().cloned()
+    }
+}
+
 // === impl Used ===
 
 impl Used {
@@ -198,6 +237,7 @@ impl Found {
 
     fn take_service(&mut self, name: &str, event: Event<NetworkService>) {
         if event.entry.name == name {
+            self.deleted = event.deleted;
             self.service = (!event.deleted).then_some(event.entry);
         }
     }

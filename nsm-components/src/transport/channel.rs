@@ -5,10 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,14 +14,14 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
-use super::{Error, FdTable, MAX_HEADER_LIST, Session, Source, Token, dial::Connector};
+use super::{Calls, Counts, Error, FdTable, MAX_HEADER_LIST, Session, Source, Token, dial::Connector};
 use crate::api::peer::Address;
 
 /// A channel to one peer. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Channel {
     /// For generated clients.
-    pub grpc: tonic::transport::Channel,
+    pub grpc: Calls,
     /// Files to and from the peer; nothing arrives over TCP.
     pub files: FdTable,
     session: Arc<ArcSwapOption<Session>>,
@@ -50,7 +47,6 @@ struct Inner {
     source: Source,
     dial_timeout: Duration,
     open: Mutex<Open>,
-    dials: Arc<AtomicU64>,
 }
 
 type Slots = BTreeMap<String, Arc<tokio::sync::Mutex<Slot>>>;
@@ -139,7 +135,7 @@ fn slot_key(address: &Address, lane: usize) -> String {
 impl Channels {
     /// No channel yet; each dial may take `dial_timeout`.
     pub fn new(source: Source, dial_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { source, dial_timeout, open: Mutex::default(), dials: Arc::default() }))
+        Self(Arc::new(Inner { source, dial_timeout, open: Mutex::default() }))
     }
 
     /// The channel to `address`, dialled at the first use, when its connection has ended, and, the
@@ -206,9 +202,9 @@ impl Channels {
         self.0.open.lock().sweep(now);
     }
 
-    /// Number of TLS connections made so far.
-    pub fn dials(&self) -> u64 {
-        self.0.dials.load(Ordering::Relaxed)
+    /// What was done so far with this identity, by these channels and by listeners.
+    pub fn counts(&self) -> &Arc<Counts> {
+        self.0.source.counts()
     }
 
     async fn dial(&self, address: &Address, lane: usize) -> Result<Channel, Error> {
@@ -218,7 +214,6 @@ impl Channels {
             address: address.clone(),
             source: self.0.source.clone(),
             limit: self.0.dial_timeout,
-            dials: self.0.dials.clone(),
             files: files.clone(),
             session: session.clone(),
             ended: ended.clone(),
@@ -234,6 +229,7 @@ impl Channels {
                 milliseconds: limit.as_millis(),
             })?
             .map_err(|source| Error::Dial { address: address.to_string(), source: source.into() })?;
+        let grpc = Calls::new(grpc, self.counts().clone());
         Ok(Channel { grpc, files, session, ended, local: address.is_local(), lane, held: Arc::default() })
     }
 }

@@ -100,7 +100,7 @@ mod tests {
         let access = Access::new(known, Trust::new(&trust, NSMGR), "d");
         let chain = RegistryChain::new([Arc::new(access) as Arc<dyn RegistryElement<_>>]);
         let peer = Peer { id: caller.into(), public_key: Vec::new(), not_after: 0 };
-        let caller = Caller { peer, token: None, own_token: ("".into(), 0) };
+        let caller = Caller::test(peer);
         let cx = RegistryCx { caller: Some(Arc::new(caller)), ..RegistryCx::within(Duration::from_secs(5)) };
         let entry = NetworkServiceEndpoint {
             name: "nse".into(),

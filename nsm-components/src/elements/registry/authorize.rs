@@ -24,9 +24,11 @@ impl Authorize {
     fn check(&self, cx: &RegistryCx, expired_too: bool) -> Result<()> {
         let Some(caller) = &cx.caller else { return Ok(()) };
         let path = cx.path.lock().clone();
-        let tokens: Vec<&str> = path.left().iter().map(|segment| segment.token.as_str()).collect();
+        // The last one is this process's own.
+        let before = path.left().split_last().map_or(&[][..], |(_, before)| before);
+        let tokens: Vec<&str> = before.iter().map(|segment| segment.token.as_str()).collect();
         let now = (!expired_too).then(|| self.clock.seconds());
-        Judge { now, peer: &caller.peer }.check(&tokens)
+        Judge { now, caller }.check(&tokens)
     }
 }
 

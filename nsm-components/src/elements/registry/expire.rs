@@ -50,10 +50,10 @@ pub struct Expire {
 
 /// Until when, in seconds since the epoch, the tokens vouch that came with a call and go back with its
 /// answer; nothing for a call that begins in this process.
-pub(super) fn life_of_tokens(cx: &RegistryCx) -> Option<i64> {
-    let caller = cx.caller.as_ref()?;
-    let own = caller.own_token.1;
-    Some(caller.token.as_ref().map_or(own, |(_, end)| own.min(*end)))
+pub(super) fn life_of_tokens(cx: &RegistryCx) -> Result<Option<i64>> {
+    let Some(caller) = cx.caller.as_ref() else { return Ok(None) };
+    let (_, own) = caller.link.own_token()?;
+    Ok(Some(caller.token.as_ref().map_or(own, |(_, end)| own.min(*end))))
 }
 
 // === impl Turn ===
@@ -154,7 +154,7 @@ impl RegistryElement<NetworkServiceEndpoint> for Expire {
         _: RegistryNext<'_, NetworkServiceEndpoint>,
     ) -> Result<NetworkServiceEndpoint> {
         let given = entry.expiration_time.map(|time| time.seconds);
-        let end = given.into_iter().chain(life_of_tokens(cx)).min();
+        let end = given.into_iter().chain(life_of_tokens(cx)?).min();
         entry.expiration_time = end.map(|seconds| Timestamp { seconds, nanos: 0 });
         // When this fails, the old timer goes on.
         let mut turn = self.turn(cx, &entry.name).await?;

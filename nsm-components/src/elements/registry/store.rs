@@ -38,12 +38,12 @@ impl<T: Entry> Store<T> {
     }
 
     /// When the entry ends: by its own word, by the tokens that registered it.
-    fn bound(&self, cx: &RegistryCx, entry: &mut T) -> Option<Duration> {
-        let expiration = entry.expiration_mut()?;
-        let ends = expiration.map(|time| time.seconds).into_iter().chain(life_of_tokens(cx));
-        let end = ends.min()?;
+    fn bound(&self, cx: &RegistryCx, entry: &mut T) -> Result<Option<Duration>> {
+        let Some(expiration) = entry.expiration_mut() else { return Ok(None) };
+        let ends = expiration.map(|time| time.seconds).into_iter().chain(life_of_tokens(cx)?);
+        let Some(end) = ends.min() else { return Ok(None) };
         *expiration = Some(Timestamp { seconds: end, nanos: 0 });
-        Some(self.clock.until(end))
+        Ok(Some(self.clock.until(end)))
     }
 
     fn set_first_registration(&self, entry: &mut T) {
@@ -94,7 +94,7 @@ impl<T: Entry> RegistryElement<T> for Store<T> {
     }
 
     async fn register(&self, cx: &RegistryCx, mut entry: T, _: RegistryNext<'_, T>) -> Result<T> {
-        let life = self.bound(cx, &mut entry);
+        let life = self.bound(cx, &mut entry)?;
         self.set_first_registration(&mut entry);
         let stored = self.storage.register(entry, life).await?;
         if let Some(end) = life.and_then(|life| Instant::now().checked_add(life)) {

@@ -90,7 +90,7 @@ async fn more_than_a_thousand_services_are_in_use_at_once_and_changes_of_each_ar
     let all: Vec<_> = all.buffer_unordered(32).collect().await;
     assert!(all.iter().all(|found| *found == 1), "{all:?}");
     // Two watches for each service, 512 on each channel.
-    assert_eq!(world.channels.dials(), 5);
+    assert_eq!(world.channels.counts().dials.get(), 5);
     for number in 0..SERVICES {
         world.store.start().unregister(&cx(), endpoint(number)).await.unwrap();
     }
@@ -103,7 +103,7 @@ async fn more_than_a_thousand_services_are_in_use_at_once_and_changes_of_each_ar
         let arrived = tokio::time::timeout(Duration::from_secs(30), gone).await;
         assert!(arrived.is_ok(), "service-{number} still has its endpoint");
     }
-    assert_eq!(world.channels.dials(), 5);
+    assert_eq!(world.channels.counts().dials.get(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,5 +148,5 @@ async fn a_watcher_that_stops_reading_is_cut_off_and_those_on_its_connection_nev
     }
     let seen: Vec<_> = stopped.collect().await;
     assert_eq!(seen.last().unwrap().as_ref().unwrap_err().kind, Kind::Exhausted);
-    assert_eq!(world.channels.dials(), 1);
+    assert_eq!(world.channels.counts().dials.get(), 1);
 }

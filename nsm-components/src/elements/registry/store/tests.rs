@@ -8,7 +8,7 @@ use crate::{
         peer::Peer,
         registry::{NetworkService, NetworkServiceEndpoint},
     },
-    chain::{Caller, Now, RegistryChain, SystemClock},
+    chain::{Caller, Link, Now, RegistryChain, SystemClock},
 };
 
 type Chain = RegistryChain<NetworkServiceEndpoint>;
@@ -19,11 +19,33 @@ fn now() -> i64 {
     now
 }
 
+/// A connection on which this process's tokens end then.
+#[derive(Debug)]
+struct EndsAt(i64);
+
+impl Link for EndsAt {
+    fn own_id(&self) -> &'static str {
+        ""
+    }
+
+    fn own_token(&self) -> Result<(Arc<str>, i64)> {
+        Ok(("".into(), self.0))
+    }
+
+    fn is_signed(&self, _: &str) -> bool {
+        true
+    }
+
+    fn certificate(&self) -> &[u8] {
+        &[]
+    }
+}
+
 /// A call with tokens that end in so many seconds: the caller's and the own one.
 fn call(caller: i64, own: i64) -> RegistryCx {
     let peer = Peer { id: "spiffe://d/a".into(), public_key: Vec::new(), not_after: 0 };
-    let caller =
-        Caller { peer, token: Some(("".into(), now() + caller)), own_token: ("".into(), now() + own) };
+    let token = Some(("".into(), now() + caller));
+    let caller = Caller { token, link: Arc::new(EndsAt(now() + own)), ..Caller::test(peer) };
     RegistryCx { caller: Some(Arc::new(caller)), ..RegistryCx::within(Duration::from_secs(5)) }
 }
 
