@@ -53,8 +53,13 @@ impl LocalEntries {
 
     /// Adds one, or takes its newest form.
     pub fn insert(&self, entry: NetworkServiceEndpoint, address: Address) {
-        let before = self.0.entries.lock().insert(entry.name.clone(), (entry, address.clone()));
-        if before.is_none_or(|(_, before)| before != address) {
+        let is_news = {
+            let mut entries = self.0.entries.lock();
+            let is_news = entries.get(&entry.name).is_none_or(|(_, before)| *before != address);
+            entries.insert(entry.name.clone(), (entry, address));
+            is_news
+        };
+        if is_news {
             self.0.changed.send_replace(());
         }
     }
