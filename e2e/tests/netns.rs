@@ -21,10 +21,14 @@ mod endpoint;
 mod harness;
 #[path = "netns/identities.rs"]
 mod identities;
+#[path = "netns/mutations.rs"]
+mod mutations;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/restarts.rs"]
 mod restarts;
+#[path = "netns/selection.rs"]
+mod selection;
 #[path = "netns/services.rs"]
 mod services;
 #[path = "netns/story.rs"]

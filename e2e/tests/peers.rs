@@ -8,6 +8,8 @@
 
 #[path = "peers/forwarder.rs"]
 mod forwarder;
+#[path = "peers/identity.rs"]
+mod identity;
 #[path = "peers/nsc.rs"]
 mod nsc;
 #[path = "peers/nse.rs"]

@@ -69,8 +69,13 @@ enum Process {
 enum Identity {
     /// Without Kubernetes: an own CA on disk, callers known by user and program.
     ///
-    /// NSM_LISTEN_ON, NSM_TRUST_DOMAIN, NSM_SVID_LIFETIME (1h), NSM_BASE_DIR.
+    /// NSM_LISTEN_ON, NSM_TRUST_DOMAIN, NSM_SVID_LIFETIME (1h), NSM_CA_LIFETIME (1 year),
+    /// NSM_SPIFFE_ID_TEMPLATE (/host/uid/{uid}/{program}), NSM_BASE_DIR.
     Standalone,
+    /// Has a running `nsm identity standalone` change over to a new CA, without a restart of anything.
+    ///
+    /// NSM_LISTEN_ON: its socket. Only its own user and root may.
+    Rotate,
     /// On each node of a cluster: attests the pods that call and holds their keys. Needs the node's
     /// process ids (hostPID).
     ///
@@ -151,6 +156,18 @@ async fn run(process: Process) -> ExitCode {
         Process::Nse => start!(Nse, apps::nse::run),
         Process::Identity(Identity::Standalone) => {
             start!(IdentityStandalone, apps::identity::standalone::run)
+        }
+        Process::Identity(Identity::Rotate) => {
+            match settings::IdentityStandalone::read(&ProcessEnvironment) {
+                Ok(settings) => match apps::identity::rotate(&settings).await {
+                    Ok(rotation) => {
+                        println!("{rotation}");
+                        ExitCode::SUCCESS
+                    }
+                    Err(error) => fail(1, &error),
+                },
+                Err(errors) => fail(USAGE, &errors),
+            }
         }
         Process::Identity(Identity::Agent) => start!(IdentityAgent, apps::identity::agent::run),
         Process::Identity(Identity::Authority) => {

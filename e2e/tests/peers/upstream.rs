@@ -39,7 +39,7 @@ pub(crate) struct Upstream {
 }
 
 /// The program of `e2e/peers`: `NSM_PEERS_BIN`, or what was built there.
-fn peers() -> PathBuf {
+pub(crate) fn peers() -> PathBuf {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/bin/peers");
     let path = std::env::var_os("NSM_PEERS_BIN").map_or_else(built, PathBuf::from);
     assert!(path.is_file(), "{} is missing: run `go build -o bin/peers .` in e2e/peers", path.display());
@@ -60,6 +60,8 @@ impl Upstream {
         fs::copy(peers(), &program).unwrap();
         let mut environment = mesh.environment(of).unwrap();
         environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        // `e2e/peers/record.sh` asks for it.
+        environment.extend(std::env::var("NSM_RECORD").map(|file| ("NSM_RECORD".to_owned(), file)));
         let recipe = Recipe {
             name: format!("upstream's {role}"),
             netns: netns.clone(),
@@ -106,6 +108,7 @@ impl Upstream {
             ("NSM_CONNECT_TO", &format!("unix://{}", nsmgr.display())),
             ("NSM_LISTEN_ON", &own),
             ("NSM_SERVICE_NAMES", services),
+            ("NSM_LABELS", "made-by:upstream"),
             ("NSM_CIDR_PREFIX", "172.16.9.0/24"),
         ];
         let endpoint = Self::start(mesh, "nse", pod, mesh.pod_of(pod).unwrap(), &settings);

@@ -117,7 +117,8 @@ fn chain(
     inner.extend(on_idle.map(|on_idle| Arc::new(on_idle) as Arc<dyn Element>));
     inner.extend(elements);
     Chain::new([
-        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
+        mesh.admit(),
+        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         Arc::new(Authorize::new(mesh.clock.clone())),
         Arc::new(Session::new(Chain::new(inner), Policy::Expire, mesh.clock.clone())),

@@ -46,6 +46,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// to register again after a restart of the registry. Until then the old one may still carry packets.
 const RESELECT_AFTER: Duration = Duration::from_secs(15);
 
+/// The same for an endpoint whose own process does not answer: long enough for one that is just
+/// started anew.
+const MOVE_AFTER: Duration = Duration::from_secs(1);
+
 /// What is told of a connection within this time after an answer may be told of what it was before.
 const SETTLED_AFTER: Duration = Duration::from_millis(500);
 
@@ -79,6 +83,8 @@ enum Event {
         anew: bool,
         told: Instant,
     },
+    /// This process has a reason of its own to close the connection.
+    End,
 }
 
 // === impl Session ===
@@ -114,6 +120,14 @@ impl Session {
         for task in self.tasks.lock().values() {
             // A full queue has a Request in it, which heals as well.
             let _ = task.events.try_send(Event::Heal { anew, told: Instant::now() });
+        }
+    }
+
+    /// Closes a connection for a reason of this process's own. Nothing happens when many calls of it
+    /// wait already: a later try may find it less busy.
+    pub fn end(&self, id: &str) {
+        if let Some(task) = self.tasks.lock().get(id) {
+            let _ = task.events.try_send(Event::End);
         }
     }
 
@@ -154,6 +168,7 @@ impl Session {
             timer: None,
             retry: Backoff::new(RETRY.0, RETRY.1),
             unknown_since: None,
+            dead_since: None,
             anew: false,
         };
         let span = info_span!(parent: Span::none(), "connection", connection.id = id);
@@ -216,6 +231,8 @@ struct Worker {
     retry: Backoff,
     /// Since when the endpoint is said not to exist.
     unknown_since: Option<Instant>,
+    /// Since when the endpoint's process does not answer.
+    dead_since: Option<Instant>,
     /// Whether the connection is closed further on, and any endpoint will do.
     anew: bool,
 }
@@ -254,6 +271,15 @@ impl Worker {
                 let _ = answer.send(closed);
             }
             Event::Heal { anew, told } => self.heal(anew, told).await,
+            Event::End => self.end().await,
+        }
+    }
+
+    /// Closes what is established, for nobody.
+    async fn end(&mut self) {
+        let Some(request) = self.established.clone() else { return };
+        if let Err(error) = self.close(Cx::within(Duration::from_secs(15)), request).await {
+            warn!(%error, "could not close the connection");
         }
     }
 
@@ -302,10 +328,7 @@ impl Worker {
         match self.policy {
             Policy::Expire => {
                 info!("not refreshed in time: closing");
-                let request = self.established.clone().unwrap_or_default();
-                if let Err(error) = self.close(Cx::within(Duration::from_secs(15)), request).await {
-                    warn!(%error, "could not close an expired connection");
-                }
+                self.end().await;
             }
             Policy::Refresh(_) => self.refresh().await,
         }
@@ -324,6 +347,7 @@ impl Worker {
         reply.connection.state = State::Up.into();
         self.timer = Some(Instant::now() + self.next_event(&reply));
         self.answered = Some(Instant::now());
+        self.dead_since = None;
         self.retry.reset();
         self.established = Some(Request { connection: reply.connection.clone(), preferences, files });
         Ok(reply)
@@ -348,8 +372,8 @@ impl Worker {
         let gone =
             self.unknown_since.is_some_and(|since| since.elapsed() >= RESELECT_AFTER || self.is_over());
         let anew = gone || self.anew;
-        let request = if anew { self.reselect(request) } else { request };
-        let error = match self.request(Cx::within(limit), request).await {
+        let asked = if anew { self.reselect(request.clone()) } else { request.clone() };
+        let error = match self.request(Cx::within(limit), asked).await {
             Ok(reply) => {
                 if anew {
                     let endpoint = &reply.connection.network_service_endpoint_name;
@@ -363,8 +387,33 @@ impl Worker {
         if error.kind == Kind::NotFound {
             self.unknown_since.get_or_insert_with(Instant::now);
         }
+        if error.kind == Kind::Gone && self.move_elsewhere(request, limit).await {
+            return;
+        }
         warn!(%error, "could not refresh; trying again");
         self.timer = Some(Instant::now() + self.retry.pause());
+    }
+
+    /// Asks for any endpoint when the old one's process is dead for some time. Nothing is ended before
+    /// another one has answered: there may be none, and the old one's packets may still pass.
+    async fn move_elsewhere(&mut self, request: Request, limit: Duration) -> bool {
+        let since = *self.dead_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < MOVE_AFTER {
+            return false;
+        }
+        let moved = Connection { state: State::Up.into(), ..self.reselect(request.clone()).connection };
+        let mechanism = request.connection.mechanism.clone();
+        let moved = Request { connection: Connection { mechanism, ..moved }, ..request };
+        match self.request(Cx::within(limit), moved).await {
+            Ok(reply) => {
+                info!(endpoint = %reply.connection.network_service_endpoint_name, "moved to another endpoint");
+                true
+            }
+            Err(error) => {
+                debug!(%error, "no other endpoint");
+                false
+            }
+        }
     }
 
     /// Whether the life of the connection is over, everywhere: then nothing can be lost any more.

@@ -16,6 +16,8 @@ struct Probe {
     failing: AtomicUsize,
     /// The endpoint of this name does not exist.
     missing: Mutex<Option<String>>,
+    /// The process of the endpoint of this name does not answer.
+    dead: Mutex<Option<String>>,
     /// The endpoint of the last Request that succeeded.
     last: Mutex<Option<String>>,
     /// The endpoint of the last Close.
@@ -42,6 +44,9 @@ impl Element for Arc<Probe> {
         let connection = &mut request.connection;
         if self.missing.lock().as_ref() == Some(&connection.network_service_endpoint_name) {
             return Err(Error::new(Kind::NotFound, "no such endpoint"));
+        }
+        if self.dead.lock().as_ref() == Some(&connection.network_service_endpoint_name) {
+            return Err(Error::new(Kind::Gone, "nobody listens"));
         }
         if connection.network_service_endpoint_name.is_empty() {
             assert!(connection.context.is_none(), "an endpoint gets what another one granted");
@@ -261,4 +266,33 @@ async fn a_caller_that_asks_again_does_not_bring_back_what_changed_meanwhile() {
     let again = Request { connection: first, ..Request::default() };
     let reply = chain.start().request(&cx(), again).await.unwrap();
     assert_eq!(reply.connection.network_service_endpoint_name, moved);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_process_is_dead_is_left_soon_but_not_one_that_is_back_at_once() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    let reply = chain.start().request(&cx(), request("a")).await.unwrap();
+    let first = reply.connection.network_service_endpoint_name;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    *probe.dead.lock() = Some(first.clone());
+    session.heal();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    *probe.dead.lock() = None;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(probe.last.lock().as_deref(), Some(first.as_str()));
+    *probe.dead.lock() = Some(first.clone());
+    session.heal();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_ne!(probe.last.lock().as_deref(), Some(first.as_str()));
+    assert_eq!(probe.closes.load(Ordering::SeqCst), 0, "nothing is ended first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_may_end_a_connection_by_itself() {
+    let (probe, chain, session) = session(Policy::Expire);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    session.end("unknown");
+    session.end("a");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0));
 }

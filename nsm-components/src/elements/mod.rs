@@ -1,5 +1,7 @@
 //! Links of chains, one a file, under upstream's names. None knows its neighbours.
 
+mod access;
+mod admit;
 mod authorize;
 mod authorizeclient;
 mod clientinfo;
@@ -17,6 +19,7 @@ mod localforwarders;
 mod mechanisms;
 mod mechanismtranslation;
 mod monitor;
+mod netsvcmonitor;
 mod onidle;
 mod point2pointipam;
 mod policyroute;
@@ -31,6 +34,8 @@ mod watch;
 mod xconnect;
 
 pub use self::{
+    access::Access,
+    admit::Admit,
     authorize::Authorize,
     authorizeclient::AuthorizeClient,
     clientinfo::ClientInfo,
@@ -41,12 +46,13 @@ pub use self::{
     dnscontextclient::{DnsConfigs, DnsContextClient},
     excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
-    index::{Found, Index},
+    index::{Found, Index, Watched},
     kernel::{KernelClient, KernelServer},
     localforwarders::LocalEntries,
     mechanisms::Mechanisms,
     mechanismtranslation::MechanismTranslation,
-    monitor::{Monitor, MonitorEvent},
+    monitor::{Monitor, MonitorEvent, PeerEvents, Peers, PeersByGrpc},
+    netsvcmonitor::NetSvcMonitor,
     onidle::OnIdle,
     point2pointipam::{Keep, Point2PointIpam},
     policyroute::{PolicyRoute, PolicyRouteError},

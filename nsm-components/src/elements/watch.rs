@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tonic::{Request as Call, Streaming};
+use tonic::{Request as Call, Status, Streaming};
 
+use super::grpc::{failure, is_broken};
 use crate::{
     api::{
         PathSegment,
@@ -20,6 +21,7 @@ use crate::{
 const OPEN: Duration = Duration::from_secs(5);
 
 /// Connections with this segment on their path: first those there are, then every change.
+/// [`Kind::Unavailable`] is a process that cannot be reached; what one answers is another failure.
 pub(super) async fn watch(
     channels: &Channels,
     address: &Address,
@@ -34,5 +36,10 @@ pub(super) async fn watch(
     let mut client = MonitorConnectionClient::new(channel.grpc);
     let opened = tokio::time::timeout(OPEN, client.monitor_connections(call)).await;
     let late = || Error::new(Kind::Deadline, "no answer in time");
-    Ok(opened.map_err(|_| late())?.map_err(|status| unavailable(&status))?.into_inner())
+    let refused = |status: Status| {
+        let error = failure(&status, address);
+        let answered = error.kind == Kind::Unavailable && !is_broken(&status);
+        if answered { Error { kind: Kind::Invalid, ..error } } else { error }
+    };
+    Ok(opened.map_err(|_| late())?.map_err(refused)?.into_inner())
 }

@@ -9,7 +9,9 @@ mod components;
 mod url;
 pub mod vars;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -142,6 +144,12 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A number in a range.
+    pub(crate) fn count(&mut self, name: &str, default: usize, range: RangeInclusive<usize>) -> usize {
+        let allowed = format!("a number from {} to {}", range.start(), range.end());
+        self.read(name, default, &allowed, |text| text.parse().ok().filter(|count| range.contains(count)))
+    }
+
     pub(crate) fn ip(&mut self, name: &str) -> Option<IpAddr> {
         self.optional(name, "an IP address of this node")
     }
@@ -271,7 +279,7 @@ mod tests {
         let groups = parse_groups::<NsmUrl>(text).unwrap();
         assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(groups[0][0], "kernel://a/nsm-1?x=y".parse().unwrap());
-        assert_eq!(parse_groups::<NsmUrl>("[memif://a]"), Err("memif://a".to_owned()));
+        assert_eq!(parse_groups::<NsmUrl>("[kernel://]"), Err("kernel://".to_owned()));
     }
 
     #[test]

@@ -23,6 +23,8 @@ names! {
     NSM_DIAL_TIMEOUT,
     /// How long one Request may take.
     NSM_REQUEST_TIMEOUT,
+    /// How many Requests a process works on at once; sixteen times as many wait for their turn.
+    NSM_MAX_REQUESTS_IN_FLIGHT,
     /// Labels of the endpoint or forwarder: `key:value,key2:value2`.
     NSM_LABELS,
     /// Network service that forwarders offer.
@@ -70,6 +72,10 @@ names! {
     NSM_TRUST_DOMAIN,
     /// Life of an X.509-SVID; it is renewed at half of it.
     NSM_SVID_LIFETIME,
+    /// Life of a CA of `nsm identity standalone`; the next one is made ready at half of it.
+    NSM_CA_LIFETIME,
+    /// Path of the SPIFFE IDs of a host's programs, with `{uid}`, `{gid}`, `{program}` or `{path}`.
+    NSM_SPIFFE_ID_TEMPLATE,
     /// `namespace/name` of the Secret with the root key.
     NSM_ROOT_SECRET,
     /// `namespace/name` of the ConfigMap with the trust bundle.

@@ -124,13 +124,12 @@ impl Listener {
             .map(|((wire, table), source)| async move {
                 let handshake = handshake(wire, table, &source);
                 match tokio::time::timeout(HANDSHAKE_LIMIT, handshake).await {
-                    Ok(Ok(connection)) => Some(Ok(connection)),
-                    Ok(Err(error)) => {
-                        debug!(%error, "refused a connection");
-                        None
-                    }
-                    Err(_) => None,
+                    Ok(Ok(connection)) => return Some(Ok(connection)),
+                    Ok(Err(error)) => debug!(%error, "refused a connection"),
+                    Err(_) => debug!("refused a connection: its handshake took too long"),
                 }
+                source.counts().refused.add();
+                None
             })
             .buffer_unordered(MAX_HANDSHAKES)
             .filter_map(|connection| async { connection })
@@ -144,9 +143,10 @@ async fn handshake(wire: Wire, files: FdTable, source: &Source) -> Result<Connec
     let refused = |source: io::Error| Error::Dial { address: "a client".into(), source: source.into() };
     let stream = acceptor.accept(wire).await.map_err(refused)?;
     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = tls::peer(leaf.ok_or(Error::BadCertificate("there is none"))?)?;
+    let counts = source.counts();
+    let session = Arc::new(Session::new(mine, leaf, counts.clone())?);
     files.trust();
-    let session = Arc::new(Session::new(mine, peer));
+    counts.accepted.add();
     Ok(Connection { stream, accepted: Accepted { session, files, local } })
 }
 

@@ -14,7 +14,7 @@ use tonic::{Request, transport::Endpoint};
 use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Error, tls};
+use super::{Counts, Error, tls};
 use crate::{
     api::{
         peer::Peer,
@@ -53,6 +53,7 @@ impl fmt::Debug for Svid {
 pub struct Source {
     current: watch::Receiver<Option<Arc<Svid>>>,
     socket: Arc<str>,
+    counts: Arc<Counts>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -106,7 +107,7 @@ impl Source {
             Target::Tcp(address) => PathBuf::from(address),
         };
         let task = tokio::spawn(follow(path, name.clone(), sender));
-        Self { current, socket: name, _task: Arc::new(AbortOnDropHandle::new(task)) }
+        Self { current, socket: name, counts: Arc::default(), _task: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
     /// This SVID and no other, from nowhere.
@@ -114,7 +115,7 @@ impl Source {
     pub(super) fn of(response: X509svidResponse) -> Result<Self, Error> {
         let (_, current) = watch::channel(Some(Arc::new(Svid::from_response(response, "test")?)));
         let task = AbortOnDropHandle::new(tokio::spawn(async {}));
-        Ok(Self { current, socket: "test".into(), _task: Arc::new(task) })
+        Ok(Self { current, socket: "test".into(), counts: Arc::default(), _task: Arc::new(task) })
     }
 
     /// The newest SVID; the first one is waited for.
@@ -130,6 +131,11 @@ impl Source {
             () = stop.cancelled() => return Err(none()),
         };
         found.ok().and_then(Result::ok).and_then(|svid| svid.clone()).ok_or_else(none)
+    }
+
+    /// What was done with this identity so far.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// The newest SVID, if one has come.

@@ -47,6 +47,14 @@ impl Nsc {
         {
             reader.refuse(vars::NSM_NETWORK_SERVICES, "", "at least one URL such as kernel://service/nsm-1");
         }
+        for url in settings.network_services.iter().filter(|url| url.mechanism != "KERNEL") {
+            let value = format!("{}://{}", url.mechanism.to_ascii_lowercase(), url.network_service);
+            reader.refuse(
+                vars::NSM_NETWORK_SERVICES,
+                &value,
+                "kernel://: this client has kernel interfaces only",
+            );
+        }
         reader.finish(settings)
     }
 }

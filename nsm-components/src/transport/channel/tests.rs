@@ -1,33 +1,14 @@
 //! How many connections are made, and how long they are kept.
 
 use futures::future::join_all;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tokio_util::sync::DropGuard;
 use tonic::transport::Server;
 
 use super::*;
 use crate::{
-    api::workload::{X509svid, X509svidResponse},
     settings::Target,
-    transport::{Listener, token},
+    transport::{Listener, testing::source, token},
 };
-
-fn source() -> Source {
-    let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    let mut root = CertificateParams::default();
-    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let bundle = root.self_signed(&root_key).unwrap().der().to_vec();
-    let mut leaf = CertificateParams::default();
-    leaf.subject_alt_names = vec![SanType::URI("spiffe://d/a".try_into().unwrap())];
-    let svid = X509svid {
-        spiffe_id: "spiffe://d/a".into(),
-        x509_svid: leaf.signed_by(&key, &Issuer::new(root, root_key)).unwrap().der().to_vec(),
-        x509_svid_key: key.serialize_der(),
-        bundle,
-        ..X509svid::default()
-    };
-    Source::of(X509svidResponse { svids: vec![svid], ..X509svidResponse::default() }).unwrap()
-}
 
 /// A process that serves, and the channels of one that calls it.
 struct Two {
@@ -52,7 +33,7 @@ async fn many_first_calls_at_once_make_one_connection() {
     let Two { address, channels, .. } = &two();
     let got = join_all((0..50).map(|_| channels.get(address))).await;
     assert!(got.iter().all(Result::is_ok));
-    assert_eq!(channels.dials(), 1);
+    assert_eq!(channels.counts().dials.get(), 1);
 }
 
 #[tokio::test]
@@ -62,11 +43,11 @@ async fn a_channel_that_nobody_uses_is_dropped_and_one_that_is_held_stays() {
     let later = Instant::now() + KEPT + SWEEP;
     channels.sweep(later);
     drop(channels.get(address).await.unwrap());
-    assert_eq!(channels.dials(), 1);
+    assert_eq!(channels.counts().dials.get(), 1);
     drop(held);
     channels.sweep(later);
     channels.get(address).await.unwrap();
-    assert_eq!(channels.dials(), 2);
+    assert_eq!(channels.counts().dials.get(), 2);
 }
 
 #[tokio::test]
@@ -81,7 +62,7 @@ async fn calls_that_broke_together_make_one_new_connection() {
     assert!(got.iter().all(Result::is_ok));
     channels.discard(address, &broken);
     channels.get(address).await.unwrap();
-    assert_eq!(channels.dials(), 2);
+    assert_eq!(channels.counts().dials.get(), 2);
 }
 
 #[tokio::test]
@@ -91,7 +72,6 @@ async fn a_channel_never_gets_a_second_connection_beneath_its_tokens() {
         address: address.clone(),
         source: channels.0.source.clone(),
         limit: channels.0.dial_timeout,
-        dials: Arc::default(),
         files: FdTable::default(),
         session: Arc::default(),
         ended: CancellationToken::new(),
@@ -106,18 +86,45 @@ async fn a_channel_never_gets_a_second_connection_beneath_its_tokens() {
 async fn a_token_is_signed_once_for_many_calls() {
     let two = two();
     let channel = two.channels.get(&two.address).await.unwrap();
-    let session = channel.session().unwrap();
     let first = channel.token(Duration::from_mins(10)).unwrap();
     for _ in 0..100 {
         assert_eq!(channel.token(Duration::from_mins(10)).unwrap(), first);
     }
-    assert_eq!(session.signatures(), 1);
+    let counts = two.channels.counts();
+    assert_eq!((counts.signatures.get(), counts.signatures_saved.get()), (1, 100));
+}
+
+#[tokio::test]
+async fn a_token_is_verified_once_for_many_calls_and_a_wrong_one_every_time() {
+    let two = two();
+    let channel = two.channels.get(&two.address).await.unwrap();
+    let (session, counts) = (channel.session().unwrap(), two.channels.counts());
+    // Both sides have the same key here.
+    let token = channel.token(Duration::from_mins(10)).unwrap().text;
+    assert!((0..100).all(|_| session.verify(&token)));
+    assert_eq!((counts.verifications.get(), counts.verifications_saved.get()), (1, 99));
+    let changed = token.replacen('.', ".e", 1);
+    assert!((0..3).all(|_| !session.verify(&changed)));
+    assert_eq!((counts.verifications.get(), counts.verifications_saved.get()), (4, 99));
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_their_methods() {
+    let two = two();
+    let channel = two.channels.get(&two.address).await.unwrap();
+    let mut client = tonic_health::pb::health_client::HealthClient::new(channel.grpc);
+    for _ in 0..3 {
+        client.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
+    }
+    let seen: Vec<_> = two.channels.counts().calls().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(seen, [(crate::transport::OTHER, 3)]);
 }
 
 #[tokio::test]
 async fn a_token_for_another_is_shown_signed_by_the_key_that_the_peer_saw() {
     // One identity, two keys: as after a renewal.
     let [before, after] = [two(), two()];
+    let counts = before.channels.counts();
     let [before, after] =
         [before.channels.get(&before.address).await, after.channels.get(&after.address).await];
     let [before, after] = [before.unwrap().session().unwrap(), after.unwrap().session().unwrap()];
@@ -126,9 +133,9 @@ async fn a_token_for_another_is_shown_signed_by_the_key_that_the_peer_saw() {
     let shown = before.show(&other).unwrap();
     // The peer here is this process itself.
     assert_eq!(token::verify(&shown, &before.peer.public_key), token::read(&other));
-    let signatures = before.signatures();
+    let signatures = counts.signatures.get();
     assert_eq!(before.show(&other).unwrap(), shown);
     assert_eq!(before.show(&own).unwrap(), own);
     assert_eq!(&*before.show("a stranger's").unwrap(), "a stranger's");
-    assert_eq!(before.signatures(), signatures, "nothing is signed twice or without need");
+    assert_eq!(counts.signatures.get(), signatures, "nothing is signed twice or without need");
 }
