@@ -47,7 +47,7 @@ func runIdentity(ctx context.Context, p *process) error {
 	}
 	defer func() { _ = errors.Join(used.old[0].Close(), used.old[1].Close()) }()
 	for {
-		if err := used.use(ctx); err != nil {
+		if err := used.use(ctx); err != nil && ctx.Err() == nil {
 			return err
 		}
 		select {

@@ -22,6 +22,7 @@ var roles = map[string]func(context.Context, *process) error{
 	"nsc":       runClient,
 	"watch":     runWatch,
 	"identity":  runIdentity,
+	"find":      runFind,
 }
 
 func run(arguments []string) error {

@@ -12,7 +12,6 @@ import (
 	"github.com/networkservicemesh/sdk/pkg/tools/grpcutils"
 	"github.com/networkservicemesh/sdk/pkg/tools/log"
 	"github.com/networkservicemesh/sdk/pkg/tools/log/logruslogger"
-	"github.com/networkservicemesh/sdk/pkg/tools/spiffejwt"
 	"github.com/networkservicemesh/sdk/pkg/tools/token"
 	"github.com/sirupsen/logrus"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
@@ -76,11 +75,15 @@ func newProcess(ctx context.Context, role string) (*process, error) {
 		return nil, fmt.Errorf("no identity: %w", err)
 	}
 	logrus.Infof("%s is %s", role, svid.ID)
+	generator, err := tokens(source, life)
+	if err != nil {
+		return nil, err
+	}
 	return &process{
 		name:           setting("NAME", role),
 		dialTimeout:    dialTimeout,
 		requestTimeout: requestTimeout,
-		tokens:         spiffejwt.TokenGeneratorFunc(source, life),
+		tokens:         generator,
 		source:         source,
 		recording:      recording,
 	}, nil

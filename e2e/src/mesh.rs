@@ -51,6 +51,8 @@ pub enum Who {
 #[derive(Debug)]
 pub struct Mesh {
     life: Duration,
+    /// Settings of every process, beside its own.
+    everywhere: Vec<(String, String)>,
     /// Sockets, logs and journals.
     folder: PathBuf,
     /// The program, once under the name of each process: identities are made from it.
@@ -98,6 +100,11 @@ pub fn program() -> Result<PathBuf> {
 impl Mesh {
     /// Starts identity, registry, and nsmgr and forwarder on both nodes. Tokens live for `life`.
     pub fn start(life: Duration) -> Result<Self> {
+        Self::start_with(life, &[])
+    }
+
+    /// The same, with these settings for every process.
+    pub fn start_with(life: Duration, everywhere: &[(&str, &str)]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let program = program()?;
         let id = format!("{FOLDER}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -108,6 +115,7 @@ impl Mesh {
         let programs = beside.join(&id);
         let mut mesh = Self {
             life,
+            everywhere: everywhere.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             folder: std::env::temp_dir().join(&id),
             programs,
             witness: Some(Netns::new("witness")?),
@@ -127,7 +135,7 @@ impl Mesh {
             node.ip(&format!("address add 10.77.0.{number}/24 dev wire"))?;
             node.ip("link set wire up")?;
         }
-        mesh.run(Who::Identity, &[])?;
+        mesh.run(Who::Identity, identity)?;
         mesh.run(Who::Registry, &[])?;
         for node in [1, 2] {
             mesh.run(Who::Nsmgr(node), &[])?;

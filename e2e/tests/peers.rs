@@ -6,17 +6,25 @@
 // Helpers of tests are tests: what they cannot do fails the test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "peers/finds.rs"]
+mod finds;
 #[path = "peers/forwarder.rs"]
 mod forwarder;
 #[path = "peers/identity.rs"]
 mod identity;
+#[path = "peers/matrix.rs"]
+mod matrix;
 #[path = "peers/nsc.rs"]
 mod nsc;
 #[path = "peers/nse.rs"]
 mod nse;
 #[path = "peers/nsmgr.rs"]
 mod nsmgr;
+#[path = "peers/refusals.rs"]
+mod refusals;
 #[path = "peers/registry.rs"]
 mod registry;
+#[path = "netns/stranger.rs"]
+mod stranger;
 #[path = "peers/upstream.rs"]
 mod upstream;

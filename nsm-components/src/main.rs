@@ -40,7 +40,8 @@ enum Process {
     /// Asks for network services and keeps the connections.
     ///
     /// NSM_NAME, NSM_CONNECT_TO, NSM_NETWORK_SERVICES (kernel://service/interface?label=value, …),
-    /// NSM_AWARENESS_GROUPS, NSM_REQUEST_TIMEOUT (15s), SPIFFE_ENDPOINT_SOCKET.
+    /// NSM_AWARENESS_GROUPS, NSM_REQUEST_TIMEOUT (15s), NSM_LOCAL_DNS_SERVER_ENABLED (true),
+    /// NSM_LOCAL_DNS_SERVER_ADDRESS (127.0.0.1:53), SPIFFE_ENDPOINT_SOCKET.
     Nsc,
     /// Offers network services and hands out addresses.
     ///

@@ -1,6 +1,6 @@
 //! Pods of the mesh: they come, and they go without a word.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -60,6 +60,21 @@ impl Mesh {
         let mut all = vec![("NSM_NETWORK_SERVICES", services)];
         all.extend(settings);
         self.pod(who, node, &all)
+    }
+
+    /// Starts a client to which `file` is its `/etc/resolv.conf`: the machine has one for all.
+    pub fn client_with_resolv_conf(&mut self, node: usize, services: &str, file: &Path) -> Result<Who> {
+        let who = self.next_client();
+        self.add_pod(who, node)?;
+        let socket = format!("unix://{}", self.nsmgr_socket(node).display());
+        let settings = [("NSM_CONNECT_TO", socket.as_str()), ("NSM_NETWORK_SERVICES", services)];
+        let mut recipe = self.recipe(who, &settings)?;
+        let program = [recipe.program.display().to_string(), recipe.arguments.join(" ")].join(" ");
+        let script = format!("mount --bind {} /etc/resolv.conf && exec {program}", file.display());
+        recipe.program = "unshare".into();
+        recipe.arguments = ["--mount", "sh", "-c", &script].map(str::to_owned).into();
+        self.processes.insert(who, Process::start(recipe)?);
+        Ok(who)
     }
 
     /// Starts one more client in the pod of another.

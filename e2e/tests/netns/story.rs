@@ -32,7 +32,11 @@ impl Story {
 
     /// With tokens of another life.
     pub(crate) fn begin_with(life: Duration) -> Self {
-        let mut mesh = Mesh::start(life).unwrap();
+        Self::begin_in(Mesh::start(life).unwrap())
+    }
+
+    /// The same in this mesh.
+    pub(crate) fn begin_in(mut mesh: Mesh) -> Self {
         let endpoint = mesh.endpoint(2, "finance", &[]).unwrap();
         let remote = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();
         let local = mesh.client(2, &format!("kernel://finance/{IFNAME}")).unwrap();

@@ -93,13 +93,35 @@ impl Upstream {
 
     /// In an empty pod on a node.
     pub(crate) fn client(mesh: &Mesh, pod: Who, node: usize, services: &str) -> Self {
+        Self::client_with(mesh, pod, node, services, &[])
+    }
+
+    /// [`Self::client`] with settings beside those that all have.
+    pub(crate) fn client_with(
+        mesh: &Mesh,
+        pod: Who,
+        node: usize,
+        services: &str,
+        more: &[(&str, &str)],
+    ) -> Self {
         let socket = format!("unix://{}", mesh.nsmgr_socket(node).display());
         let settings = [("NSM_CONNECT_TO", socket.as_str()), ("NSM_NETWORK_SERVICES", services)];
-        Self::start(mesh, "nsc", pod, mesh.pod_of(pod).unwrap(), &settings)
+        Self::start(mesh, "nsc", pod, mesh.pod_of(pod).unwrap(), &[&settings, more].concat())
     }
 
     /// In an empty pod on a node; answers with the name of the endpoint as well.
     pub(crate) fn endpoint(mesh: &Mesh, pod: Who, node: usize, services: &str) -> (Self, String) {
+        Self::endpoint_with(mesh, pod, node, services, &[])
+    }
+
+    /// [`Self::endpoint`] with settings beside those that all have.
+    pub(crate) fn endpoint_with(
+        mesh: &Mesh,
+        pod: Who,
+        node: usize,
+        services: &str,
+        more: &[(&str, &str)],
+    ) -> (Self, String) {
         let nsmgr = mesh.nsmgr_socket(node);
         let name = format!("upstream-nse-of-{pod}");
         let own = format!("unix://{}", nsmgr.with_file_name(format!("{name}.sock")).display());
@@ -111,8 +133,14 @@ impl Upstream {
             ("NSM_LABELS", "made-by:upstream"),
             ("NSM_CIDR_PREFIX", "172.16.9.0/24"),
         ];
-        let endpoint = Self::start(mesh, "nse", pod, mesh.pod_of(pod).unwrap(), &settings);
+        let endpoint = Self::start(mesh, "nse", pod, mesh.pod_of(pod).unwrap(), &[&settings, more].concat());
         (endpoint, name)
+    }
+
+    /// Somebody on node 1 who looks for endpoints at a URL.
+    pub(crate) fn finder(mesh: &Mesh, url: &str, queries: &str) -> Self {
+        let settings = [("NSM_CONNECT_TO", url), ("NSM_QUERIES", queries)];
+        Self::start(mesh, "find", Who::Nsmgr(1), &mesh.nodes()[0], &settings)
     }
 
     /// Somebody on a node who watches its nsmgr for the endpoints of a service.

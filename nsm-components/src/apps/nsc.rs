@@ -1,21 +1,27 @@
 //! `nsm nsc`: a client that keeps the connections its settings name.
 
+mod dns;
+
 use std::{future, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 use tracing::{info, warn};
 
+use self::dns::LocalDns;
 use super::{Error, mesh::Mesh};
 use crate::{
     api::{Connection, peer::Address},
     chain::{Backoff, Chain, Cx, Element, Next, Policy, Reply, Request, Session},
     elements::{
-        AuthorizeClient, ClientInfo, Connect, ExcludedPrefixesClient, Heal, KernelClient, Recovery,
-        UpdatePath, UsedPrefixes, health_service,
+        AuthorizeClient, ClientInfo, Connect, DnsConfigs, DnsContextClient, ExcludedPrefixesClient, Heal,
+        KernelClient, Recovery, UpdatePath, UsedPrefixes, health_service,
     },
     settings::{Nsc, NsmUrl},
 };
+
+/// Where a pod's DNS servers stand.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Pauses between tries to connect.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -55,7 +61,7 @@ impl Client {
     fn new(
         mesh: &Mesh,
         settings: &Nsc,
-        used: &UsedPrefixes,
+        (used, dns): (&UsedPrefixes, &DnsConfigs),
         number: usize,
         wanted: NsmUrl,
     ) -> Result<Self, Error> {
@@ -69,6 +75,7 @@ impl Client {
             // Before those that look at addresses: it brings what there was.
             Arc::new(Recovery::new(mesh.channels.clone(), nsmgr.clone(), mesh.token_life)),
             Arc::new(kernel),
+            Arc::new(DnsContextClient::new(dns.clone())),
             Arc::new(ExcludedPrefixesClient::new(used.clone(), group)),
             Arc::new(ToNsmgr(nsmgr.clone())),
             Arc::new(AuthorizeClient::new(mesh.clock.clone(), mesh.channels.clone())),
@@ -145,10 +152,13 @@ impl Client {
 pub async fn run(settings: Nsc, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop.clone()).await?;
     let wanted = settings.network_services.iter().cloned().enumerate();
-    let used = UsedPrefixes::default();
+    let (used, dns) = (UsedPrefixes::default(), DnsConfigs::default());
     let clients: Result<Vec<_>, Error> =
-        wanted.map(|(number, wanted)| Client::new(&mesh, &settings, &used, number, wanted)).collect();
+        wanted.map(|(number, wanted)| Client::new(&mesh, &settings, (&used, &dns), number, wanted)).collect();
     let clients = clients?;
+    let local_dns = settings.local_dns.map(|address| LocalDns::new(address, RESOLV_CONF.into()));
+    let local_dns =
+        local_dns.map(|local| AbortOnDropHandle::new(tokio::spawn(local.run(dns.subscribe(), stop.clone()))));
     let connecting = clients.iter().map(|client| client.connect(&stop));
     let connections = futures::future::join_all(connecting).await;
     // Healthy means connected: what waits for this program may use its interfaces.
@@ -161,5 +171,9 @@ pub async fn run(settings: Nsc, stop: CancellationToken) -> Result<(), Error> {
     };
     let open = clients.iter().zip(connections).filter_map(|(client, connection)| Some((client, connection?)));
     futures::future::join_all(open.map(|(client, connection)| client.close(connection))).await;
+    if let Some(local_dns) = local_dns {
+        // It has stopped, and restores what it changed.
+        let _ = local_dns.await;
+    }
     served
 }

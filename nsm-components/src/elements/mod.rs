@@ -9,6 +9,7 @@ mod connect;
 mod discover;
 mod discoverforwarder;
 mod dnscontext;
+mod dnscontextclient;
 mod excludedprefixes;
 mod excludedprefixesclient;
 mod grpc;
@@ -44,6 +45,7 @@ pub use self::{
     discover::Discover,
     discoverforwarder::DiscoverForwarder,
     dnscontext::DnsContextServer,
+    dnscontextclient::{DnsConfigs, DnsContextClient},
     excludedprefixes::ExcludedPrefixes,
     excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,

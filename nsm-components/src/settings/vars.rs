@@ -19,6 +19,9 @@ names! {
     NSM_CONNECT_TO,
     /// The registry, as a URL.
     NSM_REGISTRY_URL,
+    /// The registry that knows other domains, as a URL: it gets all names with an `@`. Empty: there is
+    /// none, and such names are refused.
+    NSM_PROXY_REGISTRY_URL,
     /// How long establishing a connection to a peer may take.
     NSM_DIAL_TIMEOUT,
     /// How long one Request may take.
@@ -51,6 +54,10 @@ names! {
     NSM_PBR_CONFIG_PATH,
     /// An endpoint that nobody used for this long ends; 0 is never.
     NSM_IDLE_TIMEOUT,
+    /// Whether a client serves DNS for its pod with the servers its connections bring.
+    NSM_LOCAL_DNS_SERVER_ENABLED,
+    /// Where it does: an IP address and a port.
+    NSM_LOCAL_DNS_SERVER_ADDRESS,
     /// Network services of a client that may share addresses: `[url,url],[url]`.
     NSM_AWARENESS_GROUPS,
     /// Whether an endpoint registers its network services too.

@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
-use super::{Error, FdTable, Session, Source, tls, wire::Wire};
+use super::{Error, FdTable, Session, Source, wire::Wire};
 use crate::api::peer::Address;
 
 /// Makes the one connection of a channel.
@@ -51,7 +51,7 @@ impl Connector {
         }
         let wire = match (&self.address, self.address.path()) {
             (_, Some(path)) => {
-                Wire::Unix(UnixStream::connect(path).await.map_err(failed)?, self.files.clone())
+                Wire::unix(UnixStream::connect(path).await.map_err(failed)?, self.files.clone())
             }
             (address, None) => {
                 let address = address.to_string();
@@ -61,9 +61,8 @@ impl Connector {
         };
         // One snapshot for certificate, roots and token key, however long the handshake takes.
         let mine = self.source.current()?;
-        let config = tls::client_config(&mine)?;
         let name = "localhost".try_into().map_err(|_| Error::BadCertificate("no name"))?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, wire).await.map_err(failed)?;
+        let stream = TlsConnector::from(mine.client.clone()).connect(name, wire).await.map_err(failed)?;
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let counts = self.source.counts();
         let session = Session::new(mine, leaf, counts.clone())?;

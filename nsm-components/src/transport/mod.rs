@@ -18,6 +18,7 @@ mod svid;
 pub(crate) mod testing;
 mod tls;
 pub mod token;
+mod verified;
 mod wire;
 
 pub use self::{
@@ -29,7 +30,7 @@ pub use self::{
     file::file_key,
     listener::{Accepted, Listener},
     session::{Session, Token},
-    svid::{Source, Svid},
+    svid::{Outage, Source, Svid},
 };
 
 /// Metadata key of the caller's token.

@@ -1,12 +1,20 @@
 //! Making changes: consecutive ones of a namespace in one send.
 
+use std::time::{Duration, Instant};
+
 use nix::errno::Errno;
 
 use super::{message, session::Session, socket::Request};
 use crate::dataplane::{
-    operation::Operation,
+    operation::{At, Operation},
     port::{Failure, KernelError},
 };
+
+/// Longest time to wait until a link carries packets; one whose other end somebody took down never does.
+const CARRIER_LIMIT: Duration = Duration::from_millis(500);
+
+/// Pause between two looks whether a link carries packets. A kernel since 6.8 needs one look.
+const CARRIER_PACE: Duration = Duration::from_millis(2);
 
 /// A failed operation by its place, and all places that were done.
 struct Stop {
@@ -35,6 +43,23 @@ impl Session {
             }
             done.extend(from..to);
             from = to;
+        }
+        operations.iter().try_for_each(|operation| match operation {
+            Operation::Raise(link, _) => self.until_it_carries(link).map_err(|source| {
+                let (operation, applied) = (operation.clone(), operations.to_vec());
+                Box::new(Failure { operation, applied, source })
+            }),
+            _ => Ok(()),
+        })
+    }
+
+    /// Waits until the kernel lets packets through a raised link. The end of a pair that is raised
+    /// first starts to do so only when its worker has heard of the other: what is sent before, such
+    /// as the search for the neighbour, is lost, and not sought again for a second.
+    fn until_it_carries(&mut self, link: &At) -> Result<(), KernelError> {
+        let end = Instant::now() + CARRIER_LIMIT;
+        while !self.carries(link)? && Instant::now() < end {
+            std::thread::sleep(CARRIER_PACE);
         }
         Ok(())
     }

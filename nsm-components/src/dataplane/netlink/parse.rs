@@ -8,6 +8,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{
         AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage, Prop,
+        State,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
     nsid::NsidAttribute,
@@ -57,6 +58,13 @@ pub(super) fn ipv6_disabled(link: &LinkMessage) -> bool {
     link.attributes
         .iter()
         .any(|a| matches!(a, LinkAttribute::AfSpecUnspec(specs) if specs.iter().any(of_link)))
+}
+
+/// Whether packets pass it. Tunnels do not know of their other side.
+pub(super) fn carries(link: &LinkMessage) -> bool {
+    link.attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkAttribute::OperState(State::Up | State::Unknown)))
 }
 
 pub(super) fn owner(link: &LinkMessage) -> Owner {

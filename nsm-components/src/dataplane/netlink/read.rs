@@ -17,8 +17,8 @@ use nix::errno::Errno;
 use super::{
     message::ROUTE_PROTOCOL,
     parse::{
-        address, as_address, as_link, has_altname, hop, ipv6_disabled, kind, mac, mtu, name, neighbour, nsid,
-        owned, owner,
+        address, as_address, as_link, carries, has_altname, hop, ipv6_disabled, kind, mac, mtu, name,
+        neighbour, nsid, owned, owner,
     },
     session::Session,
 };
@@ -70,6 +70,16 @@ impl Session {
         asked.attributes.push(no_statistics());
         let found = self.get(at.netns, RouteNetlinkMessage::GetLink(asked))?;
         Ok(found.as_ref().and_then(as_link).is_some_and(ipv6_disabled))
+    }
+
+    /// Whether packets pass a link; of one that is gone there is nothing to wait for. The question for
+    /// a single link makes the kernel catch up with it first, since Linux 6.8.
+    pub(super) fn carries(&mut self, at: &At) -> Result<bool, KernelError> {
+        let mut asked = LinkMessage::default();
+        asked.header.index = at.index;
+        asked.attributes.push(no_statistics());
+        let found = self.get(at.netns, RouteNetlinkMessage::GetLink(asked))?;
+        Ok(found.as_ref().and_then(as_link).is_none_or(carries))
     }
 
     fn end(&mut self, id: &ConnectionId, place: &Place, depth: Depth) -> Result<ObservedEnd, KernelError> {

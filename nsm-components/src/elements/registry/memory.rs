@@ -76,7 +76,8 @@ impl<T: Entry> Storage<T> for Memory<T> {
             None => {}
         }
         let entry = Arc::new(entry);
-        state.entries.insert(entry.clone(), life.map(|life| Instant::now() + life));
+        // A life beyond what the clock can tell has no end.
+        state.entries.insert(entry.clone(), life.and_then(|life| Instant::now().checked_add(life)));
         state.watchers.tell(before.as_ref(), Some(&entry));
         drop(state);
         Ok(T::clone(&entry))

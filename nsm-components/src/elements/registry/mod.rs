@@ -4,6 +4,7 @@ mod access;
 mod authorize;
 mod connect;
 mod expire;
+mod interdomain;
 mod localbypass;
 mod memory;
 mod registration;
@@ -18,6 +19,7 @@ pub use self::{
     authorize::Authorize,
     connect::{Connect, Wire},
     expire::Expire,
+    interdomain::Interdomain,
     localbypass::LocalBypass,
     memory::Memory,
     registration::Registration,

@@ -97,8 +97,8 @@ impl<T: Entry> RegistryElement<T> for Store<T> {
         let life = self.bound(cx, &mut entry)?;
         self.set_first_registration(&mut entry);
         let stored = self.storage.register(entry, life).await?;
-        if let Some(life) = life {
-            self.next.note(Instant::now() + life);
+        if let Some(end) = life.and_then(|life| Instant::now().checked_add(life)) {
+            self.next.note(end);
         }
         Ok(stored)
     }

@@ -2,13 +2,22 @@
 
 use futures::future::join_all;
 use tokio_util::sync::DropGuard;
-use tonic::transport::Server;
+use tonic::{Request, transport::Server};
+use tonic_health::{
+    ServingStatus, pb::HealthCheckRequest, pb::health_client::HealthClient, server::HealthReporter,
+};
 
 use super::*;
 use crate::{
     settings::Target,
-    transport::{Listener, testing::source},
+    transport::{
+        Accepted, Listener,
+        testing::{Ca, Hand, source_of, with_roots_of},
+        token,
+    },
 };
+
+const HOUR: Duration = Duration::from_hours(1);
 
 /// A process that serves, and the channels of one that calls it.
 struct Two {
@@ -16,16 +25,42 @@ struct Two {
     _stop: DropGuard,
     address: Address,
     channels: Channels,
+    /// Of both.
+    ca: Ca,
+    identity: Hand,
+    reporter: HealthReporter,
+    /// The connection of the last call, as the server sees it.
+    seen: Arc<Mutex<Option<Accepted>>>,
 }
 
 fn two() -> Two {
-    let (folder, source, stop) = (tempfile::tempdir().unwrap(), source(), CancellationToken::new());
+    two_for(HOUR)
+}
+
+/// With SVIDs of this life.
+fn two_for(life: Duration) -> Two {
+    let (folder, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+    let ca = Ca::new();
+    let (source, identity) = source_of(ca.svid("spiffe://d/a", life));
     let target = Target::Unix(folder.path().join("a.sock"));
     let listener = Listener::bind(&target).unwrap();
-    let router = Server::builder().add_service(tonic_health::server::health_reporter().1);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let seen: Arc<Mutex<Option<Accepted>>> = Arc::default();
+    let look = seen.clone();
+    let look = move |call: Request<()>| {
+        *look.lock() = call.extensions().get::<Accepted>().cloned();
+        Ok(call)
+    };
+    let router =
+        Server::builder().add_service(tonic::service::interceptor::InterceptedService::new(health, look));
     tokio::spawn(listener.serve(router, source.clone(), stop.clone()));
     let channels = Channels::new(source, Duration::from_secs(10));
-    Two { _folder: folder, _stop: stop.drop_guard(), address: target.into(), channels }
+    let address = target.into();
+    Two { _folder: folder, _stop: stop.drop_guard(), address, channels, ca, identity, reporter, seen }
+}
+
+async fn check(channel: &Channel) {
+    HealthClient::new(channel.grpc.clone()).check(HealthCheckRequest::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -118,4 +153,86 @@ async fn calls_are_counted_by_their_methods() {
     }
     let seen: Vec<_> = two.channels.counts().calls().filter(|(_, count)| *count > 0).collect();
     assert_eq!(seen, [(crate::transport::OTHER, 3)]);
+}
+
+#[tokio::test]
+async fn a_token_for_another_is_shown_signed_by_the_key_that_the_peer_saw() {
+    // One identity, two keys: as after a renewal.
+    let [before, after] = [two(), two()];
+    let counts = before.channels.counts().clone();
+    let [before, after] =
+        [before.channels.get(&before.address).await, after.channels.get(&after.address).await];
+    let [before, after] = [before.unwrap().session().unwrap(), after.unwrap().session().unwrap()];
+    let life = Duration::from_mins(10);
+    let [own, other] = [before.token(life).unwrap().text, after.token(life).unwrap().text];
+    let shown = before.show(&other).unwrap();
+    // The peer here is this process itself.
+    assert_eq!(token::verify(&shown, &before.peer.public_key), token::read(&other));
+    let signatures = counts.signatures.get();
+    assert_eq!(before.show(&other).unwrap(), shown);
+    assert_eq!(before.show(&own).unwrap(), own);
+    assert_eq!(&*before.show("a stranger's").unwrap(), "a stranger's");
+    assert_eq!(counts.signatures.get(), signatures, "nothing is signed twice or without need");
+}
+
+#[tokio::test]
+async fn a_thousand_calls_use_one_connection() {
+    let Two { address, channels, .. } = &two();
+    for _ in 0..10 {
+        join_all((0..100).map(|_| async { check(&channels.get(address).await.unwrap()).await })).await;
+    }
+    assert_eq!(channels.counts().dials.get(), 1);
+}
+
+#[tokio::test]
+async fn a_new_svid_of_a_new_ca_makes_no_new_connection_and_tokens_keep_the_key_that_was_shown() {
+    let two = two();
+    let before = two.channels.get(&two.address).await.unwrap();
+    check(&before).await;
+    let new = Ca::new();
+    two.identity.give(with_roots_of(new.svid("spiffe://d/a", HOUR), &two.ca));
+    let after = two.channels.get(&two.address).await.unwrap();
+    check(&after).await;
+    assert_eq!(two.channels.counts().dials.get(), 1);
+    // Each side knows the other by the leaf of this connection, so that is the key that counts.
+    let accepted = two.seen.lock().clone().unwrap();
+    let ours = after.token(HOUR / 6).unwrap();
+    token::verify(&ours.text, &accepted.session.peer.public_key).unwrap();
+    let theirs = accepted.session.token(HOUR / 6).unwrap();
+    token::verify(&theirs.text, &after.session().unwrap().peer.public_key).unwrap();
+    // The next connection shows the new one, and both CAs are known.
+    two.channels.discard(&two.address, &after);
+    let next = two.channels.get(&two.address).await.unwrap();
+    check(&next).await;
+    assert_ne!(next.session().unwrap().peer.public_key, after.session().unwrap().peer.public_key);
+    let refused = token::verify(&ours.text, &two.seen.lock().clone().unwrap().session.peer.public_key);
+    assert_eq!(refused, Err(token::Refusal::Signature));
+}
+
+#[tokio::test]
+async fn a_channel_is_replaced_before_a_leaf_ends_and_calls_in_flight_on_the_old_one_go_on() {
+    let two = two_for(Duration::from_secs(5));
+    let old = two.channels.get(&two.address).await.unwrap();
+    let mut client = HealthClient::new(old.grpc.clone());
+    let mut watched = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    watched.message().await.unwrap().unwrap();
+    two.identity.give(two.ca.svid("spiffe://d/a", HOUR));
+    let limit = Instant::now() + Duration::from_secs(10);
+    let new = loop {
+        let channel = two.channels.get(&two.address).await.unwrap();
+        if two.channels.counts().dials.get() == 2 {
+            break channel;
+        }
+        assert!(Instant::now() < limit);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let end = old.session().unwrap().peer.not_after;
+    assert!(crate::transport::session::now() < end, "well before the leaf ends");
+    check(&new).await;
+    two.reporter.set_service_status("", ServingStatus::NotServing).await;
+    let said = tokio::time::timeout(Duration::from_secs(5), watched.message()).await;
+    said.unwrap().unwrap().unwrap();
+    // And for good: an hour is not half over.
+    two.channels.get(&two.address).await.unwrap();
+    assert_eq!(two.channels.counts().dials.get(), 2);
 }
