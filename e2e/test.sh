@@ -10,7 +10,7 @@ mkdir -p "$logs"
 
 # What runs in a tier. Every test of the workspace is in exactly one.
 unit() {
-  cargo test --workspace --no-fail-fast --lib --bins --examples --test arrows --test identity \
+  cargo test --workspace --no-fail-fast --lib --bins --examples --test arrows --test identity --test wire \
     --test generated --test upstream --test installation --test reconcile --test rendered
   (cd e2e/cluster && go test ./internal/...)
 }
@@ -29,6 +29,8 @@ peers() {
   # Upstream's processes as the other side.
   (cd e2e/peers && CGO_ENABLED=0 go build -trimpath -o bin/peers .)
   cargo test --workspace --no-fail-fast --test peers -- --test-threads=6
+  # Upstream's own tests of a control plane, with our nsmgr and registry in it.
+  (cd e2e/peers && go run ./conformance)
 }
 
 cluster() {
@@ -56,7 +58,7 @@ count() {
 
 tiers=(unit netns peers controlplane cluster)
 [ -z "${TIER:-}" ] || tiers=("$TIER")
-cargo build --workspace --bins -q || exit 1
+cargo build --workspace --bins --examples -q || exit 1
 export NSM_BIN="$PWD/$PROGRAMS/nsm" NSM_OPERATOR_BIN="$PWD/$PROGRAMS/nsm-operator" NSM_CLUSTER_BIN="$PWD/$cluster"
 # Root is there where it is needed, so a test that skips for want of it has failed.
 [ "$(id -u)" != 0 ] || export NSM_REQUIRE_ROOT=1

@@ -8,8 +8,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::var_os("CARGO_FEATURE_MESH").is_none() {
         return Ok(());
     }
-    let files =
-        ["nsm/networkservice.proto", "nsm/registry.proto", "nsm/identity.proto", "spiffe/workload.proto"];
+    let files = [
+        "nsm/networkservice.proto",
+        "nsm/registry.proto",
+        "nsm/ipam.proto",
+        "nsm/identity.proto",
+        "spiffe/workload.proto",
+    ];
     let files = files.map(|file| root.join(file));
     let descriptors = protox::compile(files, [root.join("nsm"), root.join("spiffe")])?;
     // Ordered maps make encodings, tests and log lines repeatable.

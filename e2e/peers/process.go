@@ -40,6 +40,8 @@ type process struct {
 	requestTimeout time.Duration
 	tokens         token.GeneratorFunc
 	source         *workloadapi.X509Source
+	// nil if nothing is recorded.
+	recording *recording
 }
 
 func newProcess(ctx context.Context, role string) (*process, error) {
@@ -56,6 +58,10 @@ func newProcess(ctx context.Context, role string) (*process, error) {
 		return nil, err
 	}
 	requestTimeout, err := durationSetting("REQUEST_TIMEOUT", 15*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	recording, err := startRecording(role)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +82,7 @@ func newProcess(ctx context.Context, role string) (*process, error) {
 		requestTimeout: requestTimeout,
 		tokens:         spiffejwt.TokenGeneratorFunc(source, life),
 		source:         source,
+		recording:      recording,
 	}, nil
 }
 
@@ -92,7 +99,7 @@ func (p *process) context(ctx context.Context) context.Context {
 func (p *process) dialOptions() []grpc.DialOption {
 	config := tlsconfig.MTLSClientConfig(p.source, p.source, tlsconfig.AuthorizeAny())
 	config.MinVersion = tls.VersionTLS12
-	return []grpc.DialOption{
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(grpcfd.TransportCredentials(credentials.NewTLS(config))),
 		grpc.WithDefaultCallOptions(
 			grpc.WaitForReady(true),
@@ -101,6 +108,10 @@ func (p *process) dialOptions() []grpc.DialOption {
 		grpcfd.WithChainStreamInterceptor(),
 		grpcfd.WithChainUnaryInterceptor(),
 	}
+	if p.recording != nil {
+		options = append(options, grpc.WithStatsHandler(p.recording))
+	}
+	return options
 }
 
 // serve offers the same services at all these URLs and returns once they can be called.
@@ -113,7 +124,11 @@ func (p *process) serve(ctx context.Context, urls []*url.URL, register func(*grp
 		if listenOn.Scheme == "unix" {
 			with = grpcfd.TransportCredentials(with)
 		}
-		server := grpc.NewServer(grpc.Creds(with))
+		options := []grpc.ServerOption{grpc.Creds(with)}
+		if p.recording != nil {
+			options = append(options, grpc.StatsHandler(p.recording))
+		}
+		server := grpc.NewServer(options...)
 		register(server)
 		errs := grpcutils.ListenAndServe(ctx, listenOn, server)
 		go func() {

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
+    process::ExitStatus,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -155,6 +156,11 @@ impl Mesh {
             process.ended()?;
         }
         Ok(())
+    }
+
+    /// Waits for a process that ends by itself.
+    pub fn ended(&mut self, who: Who) -> Result<ExitStatus> {
+        self.processes.get_mut(&who).ok_or_else(|| anyhow!("{who} never ran"))?.ended()
     }
 
     /// Starts processes again with the settings they had.

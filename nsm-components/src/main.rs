@@ -40,12 +40,13 @@ enum Process {
     /// Asks for network services and keeps the connections.
     ///
     /// NSM_NAME, NSM_CONNECT_TO, NSM_NETWORK_SERVICES (kernel://service/interface?label=value, …),
-    /// SPIFFE_ENDPOINT_SOCKET.
+    /// NSM_AWARENESS_GROUPS, NSM_REQUEST_TIMEOUT (15s), SPIFFE_ENDPOINT_SOCKET.
     Nsc,
     /// Offers network services and hands out addresses.
     ///
-    /// NSM_NAME, NSM_CONNECT_TO, NSM_SERVICE_NAMES, NSM_CIDR_PREFIX, NSM_LABELS, NSM_PAYLOAD,
-    /// SPIFFE_ENDPOINT_SOCKET.
+    /// NSM_NAME, NSM_CONNECT_TO, NSM_SERVICE_NAMES, NSM_LABELS, NSM_PAYLOAD, NSM_CIDR_PREFIX,
+    /// NSM_IPAM_POLICY (polite), NSM_DNS_CONFIGS, NSM_PBR_CONFIG_PATH, NSM_IDLE_TIMEOUT (never),
+    /// NSM_REGISTER_SERVICE (true), NSM_UNREGISTER_ITSELF (false), SPIFFE_ENDPOINT_SOCKET.
     Nse,
     /// Serves the SPIFFE Workload API, from which every process gets who it is.
     #[command(subcommand)]

@@ -27,10 +27,15 @@ pub(crate) struct Story {
 
 impl Story {
     pub(crate) fn begin() -> Self {
-        Self::begin_in(Mesh::start(LIFE).unwrap())
+        Self::begin_with(LIFE)
     }
 
-    /// The same in this mesh.
+    /// With tokens of another life.
+    pub(crate) fn begin_with(life: Duration) -> Self {
+        Self::begin_in(Mesh::start(life).unwrap())
+    }
+
+    /// In this mesh.
     pub(crate) fn begin_in(mut mesh: Mesh) -> Self {
         let endpoint = mesh.endpoint(2, "finance", &[]).unwrap();
         let remote = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();
@@ -62,8 +67,16 @@ impl Story {
 
     /// Watches the pods of both clients and of the endpoint.
     pub(crate) fn watch(&self) -> Vec<(Who, IpMonitor)> {
-        let pods = [self.endpoint, self.remote, self.local];
-        pods.map(|who| (who, IpMonitor::start(self.mesh.pod_of(who).unwrap()).unwrap())).into()
+        let endpoint = IpMonitor::start(self.mesh.pod_of(self.endpoint).unwrap()).unwrap();
+        let mut watched = self.watch_clients();
+        watched.push((self.endpoint, endpoint));
+        watched
+    }
+
+    /// Watches the pods of both clients.
+    pub(crate) fn watch_clients(&self) -> Vec<(Who, IpMonitor)> {
+        let watch = |who| (who, IpMonitor::start(self.mesh.pod_of(who).unwrap()).unwrap());
+        self.clients().map(watch).into()
     }
 }
 

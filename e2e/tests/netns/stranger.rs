@@ -9,6 +9,8 @@ use nsm_components::{
         mechanism::{INODE_URL, NAME},
         networkservice::{NetworkServiceRequest, network_service_client::NetworkServiceClient},
         peer::{Address, Files},
+        registry::{NetworkService, network_service_registry_client::NetworkServiceRegistryClient},
+        registry_path::{METADATA_KEY, RegistryPath},
     },
     settings::Target,
     transport::{Channel, Channels, Source, Token, file_key, token::Claims},
@@ -104,6 +106,14 @@ impl Stranger {
         call.set_timeout(LIMIT);
         channel.files.send(files);
         Ok(NetworkServiceClient::new(channel.grpc.clone()).request(call).await?.into_inner())
+    }
+
+    /// Writes a network service, or another form of one of its own.
+    pub(crate) async fn write_service(&self, channel: &Channel, service: NetworkService) {
+        let mut call = Request::new(service);
+        channel.token(LIMIT).unwrap().write(call.metadata_mut());
+        call.metadata_mut().insert(METADATA_KEY, RegistryPath::default().to_metadata().parse().unwrap());
+        NetworkServiceRegistryClient::new(channel.grpc.clone()).register(call).await.unwrap();
     }
 
     pub(crate) async fn close(

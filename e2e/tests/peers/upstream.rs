@@ -60,6 +60,8 @@ impl Upstream {
         fs::copy(peers(), &program).unwrap();
         let mut environment = mesh.environment(of).unwrap();
         environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        // `e2e/peers/record.sh` asks for it.
+        environment.extend(std::env::var("NSM_RECORD").map(|file| ("NSM_RECORD".to_owned(), file)));
         let recipe = Recipe {
             name: format!("upstream's {role}"),
             netns: netns.clone(),
@@ -106,6 +108,7 @@ impl Upstream {
             ("NSM_CONNECT_TO", &format!("unix://{}", nsmgr.display())),
             ("NSM_LISTEN_ON", &own),
             ("NSM_SERVICE_NAMES", services),
+            ("NSM_LABELS", "made-by:upstream"),
             ("NSM_CIDR_PREFIX", "172.16.9.0/24"),
         ];
         let endpoint = Self::start(mesh, "nse", pod, mesh.pod_of(pod).unwrap(), &settings);

@@ -4,6 +4,8 @@
 pub mod names;
 
 #[cfg(feature = "mesh")]
+pub mod access;
+#[cfg(feature = "mesh")]
 pub mod context;
 #[cfg(feature = "mesh")]
 pub mod matching;
@@ -36,6 +38,9 @@ mod generated {
     pub mod registry {
         tonic::include_proto!("registry");
     }
+    pub mod ipam {
+        tonic::include_proto!("ipam");
+    }
     pub mod identity {
         tonic::include_proto!("nsm.identity");
     }
@@ -46,7 +51,7 @@ mod generated {
 }
 
 #[cfg(feature = "mesh")]
-pub use generated::{connection, connectioncontext, identity, networkservice, registry, workload};
+pub use generated::{connection, connectioncontext, identity, ipam, networkservice, registry, workload};
 
 #[cfg(feature = "mesh")]
 pub use connection::{Connection, Mechanism, Path, PathSegment};

@@ -8,9 +8,12 @@ use tracing::{info, warn};
 
 use super::{Error, mesh::Mesh};
 use crate::{
-    api::Connection,
-    chain::{Chain, Cx, Element, Next, Policy, Reply, Request, Session},
-    elements::{ClientInfo, Connect, Heal, KernelClient, UpdatePath, health_service},
+    api::{Connection, peer::Address},
+    chain::{Backoff, Chain, Cx, Element, Next, Policy, Reply, Request, Session},
+    elements::{
+        AuthorizeClient, ClientInfo, Connect, ExcludedPrefixesClient, Heal, KernelClient, Recovery,
+        UpdatePath, UsedPrefixes, health_service,
+    },
     settings::{Nsc, NsmUrl},
 };
 
@@ -28,7 +31,7 @@ struct Client {
 }
 
 /// Sends everything to the node's nsmgr.
-struct ToNsmgr(crate::api::peer::Address);
+struct ToNsmgr(Address);
 
 #[async_trait::async_trait]
 impl Element for ToNsmgr {
@@ -49,13 +52,26 @@ impl Element for ToNsmgr {
 
 impl Client {
     /// The id is the same after a restart, and with it all ids on the way: the first Request is a refresh.
-    fn new(mesh: &Mesh, settings: &Nsc, number: usize, wanted: NsmUrl) -> Result<Self, Error> {
+    fn new(
+        mesh: &Mesh,
+        settings: &Nsc,
+        used: &UsedPrefixes,
+        number: usize,
+        wanted: NsmUrl,
+    ) -> Result<Self, Error> {
+        let id = format!("{}-{number}", settings.common.name);
+        let nsmgr: Address = settings.connect_to.clone().into();
+        let group = settings.awareness_groups.iter().position(|group| group.contains(&wanted));
         let kernel = KernelClient::new(wanted.interface.clone());
         let kernel = kernel.map_err(|source| Error::Kernel { what: "the network namespace", source })?;
         let inner = Chain::new([
             Arc::new(ClientInfo::new(settings.common.client_info.clone())) as Arc<dyn Element>,
+            // Before those that look at addresses: it brings what there was.
+            Arc::new(Recovery::new(mesh.channels.clone(), nsmgr.clone(), mesh.token_life)),
             Arc::new(kernel),
-            Arc::new(ToNsmgr(settings.connect_to.clone().into())),
+            Arc::new(ExcludedPrefixesClient::new(used.clone(), group)),
+            Arc::new(ToNsmgr(nsmgr.clone())),
+            Arc::new(AuthorizeClient::new(mesh.clock.clone(), mesh.channels.clone())),
             Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
         ]);
         let policy = Policy::Refresh(settings.request_timeout);
@@ -63,12 +79,13 @@ impl Client {
         let heal = Heal {
             session: session.clone(),
             channels: mesh.channels.clone(),
-            address: settings.connect_to.clone().into(),
+            address: nsmgr,
             name: settings.common.name.clone(),
+            id: id.clone(),
             token_life: mesh.token_life,
         };
         Ok(Self {
-            id: format!("{}-{number}", settings.common.name),
+            id,
             wanted,
             chain: Chain::new([
                 Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
@@ -91,7 +108,7 @@ impl Client {
 
     /// Asks until it is connected. From then on the session refreshes by itself.
     async fn connect(&self, stop: &CancellationToken) -> Option<Connection> {
-        let mut pause = RETRY.0;
+        let mut pauses = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let service = &self.wanted.network_service;
             match self.chain.start().request(&Cx::within(self.limit), self.request()).await {
@@ -109,10 +126,9 @@ impl Client {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pauses.pause()) => {}
                 () = stop.cancelled() => return None,
             }
-            pause = (pause * 2).min(RETRY.1);
         }
     }
 
@@ -129,8 +145,9 @@ impl Client {
 pub async fn run(settings: Nsc, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop.clone()).await?;
     let wanted = settings.network_services.iter().cloned().enumerate();
+    let used = UsedPrefixes::default();
     let clients: Result<Vec<_>, Error> =
-        wanted.map(|(number, wanted)| Client::new(&mesh, &settings, number, wanted)).collect();
+        wanted.map(|(number, wanted)| Client::new(&mesh, &settings, &used, number, wanted)).collect();
     let clients = clients?;
     let connecting = clients.iter().map(|client| client.connect(&stop));
     let connections = futures::future::join_all(connecting).await;

@@ -18,7 +18,7 @@ use crate::{
     chain::{Clock, RegistryChain, RegistryElement},
     elements::{
         health_service,
-        registry::{Authorize, Expire, Memory, RegistryService, SetPayload, UpdatePath},
+        registry::{Access, Authorize, Memory, RegistryService, SetPayload, Store, UpdatePath},
     },
     settings::Registry,
 };
@@ -31,28 +31,30 @@ fn services(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkService> {
         Arc::new(UpdatePath::new(trust.clone())) as Arc<dyn RegistryElement<NetworkService>>,
         Arc::new(Authorize::new(clock.clone())),
         Arc::new(SetPayload),
-        Arc::new(Memory::default()),
+        Arc::new(Store::new(Arc::new(Memory::default()), clock.clone())),
     ])
 }
 
-fn endpoints(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkServiceEndpoint> {
-    let store = RegistryChain::new([Arc::new(Memory::default()) as Arc<dyn RegistryElement<_>>]);
+fn endpoints(
+    clock: &Clock,
+    trust: &Trust,
+    domain: &str,
+    services: RegistryChain<NetworkService>,
+) -> RegistryChain<NetworkServiceEndpoint> {
     RegistryChain::new([
         Arc::new(UpdatePath::new(trust.clone())) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
         Arc::new(Authorize::new(clock.clone())),
-        Arc::new(Expire::new(store, clock.clone())),
+        Arc::new(Access::new(services, trust.clone(), domain)),
+        Arc::new(Store::new(Arc::new(Memory::default()), clock.clone())),
     ])
 }
 
 /// Serves until the stop.
 pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop).await?;
-    let service = RegistryService::new(
-        services(&mesh.clock, &mesh.trust),
-        endpoints(&mesh.clock, &mesh.trust),
-        mesh.token_life,
-        mesh.stop.clone(),
-    );
+    let services = services(&mesh.clock, &mesh.trust);
+    let endpoints = endpoints(&mesh.clock, &mesh.trust, &mesh.domain, services.clone());
+    let service = RegistryService::new(services, endpoints, mesh.token_life, mesh.stop.clone());
     let router = |mut server: Server| -> Router {
         server
             .add_service(NetworkServiceRegistryServer::new(service.clone()))

@@ -23,6 +23,8 @@ names! {
     NSM_DIAL_TIMEOUT,
     /// How long one Request may take.
     NSM_REQUEST_TIMEOUT,
+    /// How many Requests a process works on at once; sixteen times as many wait for their turn.
+    NSM_MAX_REQUESTS_IN_FLIGHT,
     /// Labels of the endpoint or forwarder: `key:value,key2:value2`.
     NSM_LABELS,
     /// Network service that forwarders offer.
@@ -41,6 +43,16 @@ names! {
     NSM_PAYLOAD,
     /// Prefixes an endpoint hands out addresses from.
     NSM_CIDR_PREFIX,
+    /// What an endpoint does with addresses that clients bring along: polite or strict.
+    NSM_IPAM_POLICY,
+    /// DNS servers an endpoint hands to its clients, as a JSON list.
+    NSM_DNS_CONFIGS,
+    /// File with the policy routes an endpoint hands to its clients.
+    NSM_PBR_CONFIG_PATH,
+    /// An endpoint that nobody used for this long ends; 0 is never.
+    NSM_IDLE_TIMEOUT,
+    /// Network services of a client that may share addresses: `[url,url],[url]`.
+    NSM_AWARENESS_GROUPS,
     /// Whether an endpoint registers its network services too.
     NSM_REGISTER_SERVICE,
     /// Whether an endpoint takes its registration back when it stops.

@@ -175,7 +175,10 @@ impl Incoming {
     fn begin(&mut self, wire: Wire, table: FdTable) {
         if self.running.len() >= MAX_HANDSHAKES {
             self.order.retain(|handshake| !handshake.is_finished());
-            self.order.pop_front().inspect(AbortHandle::abort);
+            if let Some(oldest) = self.order.pop_front() {
+                oldest.abort();
+                self.source.counts().refused.add();
+            }
         }
         if self.order.len() >= 2 * MAX_HANDSHAKES {
             self.order.retain(|handshake| !handshake.is_finished());
@@ -186,8 +189,9 @@ impl Incoming {
             match handshake.await {
                 Ok(Ok(connection)) => return Some(connection),
                 Ok(Err(error)) => debug!(%error, "refused a connection"),
-                Err(_) => debug!("a handshake took longer than {HANDSHAKE_LIMIT:?}"),
+                Err(_) => debug!("refused a connection: its handshake took too long"),
             }
+            source.counts().refused.add();
             None
         }));
     }
@@ -231,11 +235,12 @@ async fn handshake(wire: Wire, files: FdTable, source: &Source, quota: &Quota) -
         return Err(refused(io::Error::new(io::ErrorKind::InvalidData, "it did not ask for HTTP/2")));
     }
     let leaf = tls.peer_certificates().and_then(|chain| chain.first());
-    let peer = tls::peer(leaf.ok_or(Error::BadCertificate("there is none"))?)?;
-    let ticket =
-        quota.take(&peer.id).ok_or_else(|| Error::TooMany { peer: peer.id.clone(), most: MAX_PER_PEER })?;
+    let counts = source.counts();
+    let session = Arc::new(Session::new(mine, leaf, counts.clone())?);
+    let peer = &session.peer.id;
+    let ticket = quota.take(peer).ok_or_else(|| Error::TooMany { peer: peer.clone(), most: MAX_PER_PEER })?;
     files.trust();
-    let session = Arc::new(Session::new(mine, peer));
+    counts.accepted.add();
     Ok(Connection { stream, accepted: Accepted { session, files, local }, _ticket: ticket })
 }
 

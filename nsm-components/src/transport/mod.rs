@@ -4,7 +4,9 @@
 //! One [`Channel`] per peer, kept; one [`Session`] per TLS connection, which knows both sides'
 //! leaves and makes the tokens. Nothing here knows chains.
 
+mod calls;
 mod channel;
+mod counts;
 mod dial;
 mod error;
 mod fds;
@@ -16,11 +18,12 @@ mod svid;
 pub(crate) mod testing;
 mod tls;
 pub mod token;
-mod verified;
 mod wire;
 
 pub use self::{
+    calls::Calls,
     channel::{Channel, Channels},
+    counts::{Counter, Counts, METHODS, OTHER},
     error::Error,
     fds::FdTable,
     file::file_key,

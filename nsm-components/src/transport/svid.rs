@@ -18,7 +18,7 @@ use tonic::{Request, metadata::MetadataValue, transport::Endpoint};
 use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Error, session::now, tls};
+use super::{Counts, Error, session::now, tls};
 use crate::{
     api::{
         peer::Peer,
@@ -73,6 +73,7 @@ pub struct Source {
     current: watch::Receiver<Option<Arc<Svid>>>,
     outage: watch::Receiver<Option<Outage>>,
     socket: Arc<str>,
+    counts: Arc<Counts>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -136,14 +137,16 @@ impl Source {
         };
         let follower = Follower { path, name: name.clone(), current: sender, outage: failed };
         let task = tokio::spawn(follower.run());
-        Self { current, outage, socket: name, _task: Arc::new(AbortOnDropHandle::new(task)) }
+        let task = Arc::new(AbortOnDropHandle::new(task));
+        Self { current, outage, socket: name, counts: Arc::default(), _task: task }
     }
 
     /// What is watched, from nowhere.
     #[cfg(test)]
     pub(super) fn watching(current: watch::Receiver<Option<Arc<Svid>>>) -> Self {
+        let (outage, counts) = (watch::channel(None).1, Arc::default());
         let task = Arc::new(AbortOnDropHandle::new(tokio::spawn(async {})));
-        Self { current, outage: watch::channel(None).1, socket: "test".into(), _task: task }
+        Self { current, outage, socket: "test".into(), counts, _task: task }
     }
 
     /// The newest SVID; the first one is waited for.
@@ -165,6 +168,11 @@ impl Source {
     /// its end; what others have ends too, and they can do nothing about it.
     pub fn outage(&self) -> watch::Receiver<Option<Outage>> {
         self.outage.clone()
+    }
+
+    /// What was done with this identity so far.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// The newest SVID, if one has come.

@@ -72,8 +72,13 @@ impl Hand {
     }
 }
 
-/// A source that has this.
-pub(crate) fn source(answer: X509svidResponse) -> (Source, Hand) {
+/// Of `spiffe://d/a`, by an authority that trusts itself alone.
+pub(crate) fn source() -> Source {
+    controlled(Ca::new().svid("spiffe://d/a", Duration::from_hours(1))).0
+}
+
+/// A source that has this until it is given something else.
+pub(crate) fn controlled(answer: X509svidResponse) -> (Source, Hand) {
     let (sender, current) = watch::channel(None);
     let hand = Hand(sender);
     hand.give(answer);

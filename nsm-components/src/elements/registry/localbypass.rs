@@ -233,7 +233,7 @@ mod tests {
         let mut cx = RegistryCx::within(Duration::from_secs(1));
         cx.files.insert(key, socket);
         let peer = Peer { id: id.into(), public_key: Vec::new(), not_after: 0 };
-        cx.caller = Some(Arc::new(Caller { peer, token: None, own_token: ("".into(), 0) }));
+        cx.caller = Some(Arc::new(Caller::test(peer)));
         (cx, key.to_string())
     }
 

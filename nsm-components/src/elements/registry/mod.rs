@@ -1,5 +1,6 @@
 //! Elements of registry chains, one a file, under upstream's names.
 
+mod access;
 mod authorize;
 mod connect;
 mod expire;
@@ -8,9 +9,12 @@ mod memory;
 mod registration;
 mod serve;
 mod setpayload;
+mod storage;
+mod store;
 mod updatepath;
 
 pub use self::{
+    access::Access,
     authorize::Authorize,
     connect::{Connect, Wire},
     expire::Expire,
@@ -19,5 +23,7 @@ pub use self::{
     registration::Registration,
     serve::RegistryService,
     setpayload::SetPayload,
+    storage::Storage,
+    store::Store,
     updatepath::UpdatePath,
 };

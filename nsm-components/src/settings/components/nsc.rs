@@ -17,6 +17,9 @@ pub struct Nsc {
     pub connect_to: Target,
     /// `NSM_NETWORK_SERVICES`, at least one.
     pub network_services: Vec<NsmUrl>,
+    /// `NSM_AWARENESS_GROUPS`: connections of one group may have the same addresses, all others
+    /// have different ones.
+    pub awareness_groups: Vec<Vec<NsmUrl>>,
     /// `NSM_REQUEST_TIMEOUT`, 15 s.
     pub request_timeout: Duration,
     /// `NSM_LISTEN_ON`: where the client answers health checks.
@@ -31,6 +34,7 @@ impl Nsc {
             common: Common::read(&mut reader, "nsc", 5 * SECOND),
             connect_to: reader.target(vars::NSM_CONNECT_TO, &format!("unix://{}", names::NSMGR_SOCKET)),
             network_services: reader.list(vars::NSM_NETWORK_SERVICES, ""),
+            awareness_groups: reader.url_groups(vars::NSM_AWARENESS_GROUPS),
             request_timeout: reader.duration(vars::NSM_REQUEST_TIMEOUT, 15 * SECOND),
             listen_on: reader.target(vars::NSM_LISTEN_ON, "unix:///tmp/nsc.sock"),
         };
@@ -38,6 +42,14 @@ impl Nsc {
             && reader.text(vars::NSM_NETWORK_SERVICES, "").trim().is_empty()
         {
             reader.refuse(vars::NSM_NETWORK_SERVICES, "", "at least one URL such as kernel://service/nsm-1");
+        }
+        for url in settings.network_services.iter().filter(|url| url.mechanism != "KERNEL") {
+            let value = format!("{}://{}", url.mechanism.to_ascii_lowercase(), url.network_service);
+            reader.refuse(
+                vars::NSM_NETWORK_SERVICES,
+                &value,
+                "kernel://: this client has kernel interfaces only",
+            );
         }
         reader.finish(settings)
     }

@@ -12,7 +12,7 @@ use crate::{
     settings::Target,
     transport::{
         Accepted, Listener,
-        testing::{Ca, Hand, source, with_roots_of},
+        testing::{Ca, Hand, controlled, with_roots_of},
         token,
     },
 };
@@ -41,7 +41,7 @@ fn two() -> Two {
 fn two_for(life: Duration) -> Two {
     let (folder, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
     let ca = Ca::new();
-    let (source, identity) = source(ca.svid("spiffe://d/a", life));
+    let (source, identity) = controlled(ca.svid("spiffe://d/a", life));
     let target = Target::Unix(folder.path().join("a.sock"));
     let listener = Listener::bind(&target).unwrap();
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -68,7 +68,7 @@ async fn many_first_calls_at_once_make_one_connection() {
     let Two { address, channels, .. } = &two();
     let got = join_all((0..50).map(|_| channels.get(address))).await;
     assert!(got.iter().all(Result::is_ok));
-    assert_eq!(channels.dials(), 1);
+    assert_eq!(channels.counts().dials.get(), 1);
 }
 
 #[tokio::test]
@@ -78,11 +78,11 @@ async fn a_channel_that_nobody_uses_is_dropped_and_one_that_is_held_stays() {
     let later = Instant::now() + KEPT + SWEEP;
     channels.sweep(later);
     drop(channels.get(address).await.unwrap());
-    assert_eq!(channels.dials(), 1);
+    assert_eq!(channels.counts().dials.get(), 1);
     drop(held);
     channels.sweep(later);
     channels.get(address).await.unwrap();
-    assert_eq!(channels.dials(), 2);
+    assert_eq!(channels.counts().dials.get(), 2);
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn calls_that_broke_together_make_one_new_connection() {
     assert!(got.iter().all(Result::is_ok));
     channels.discard(address, &broken);
     channels.get(address).await.unwrap();
-    assert_eq!(channels.dials(), 2);
+    assert_eq!(channels.counts().dials.get(), 2);
 }
 
 #[tokio::test]
@@ -107,7 +107,6 @@ async fn a_channel_never_gets_a_second_connection_beneath_its_tokens() {
         address: address.clone(),
         source: channels.0.source.clone(),
         limit: channels.0.dial_timeout,
-        dials: Arc::default(),
         files: FdTable::default(),
         session: Arc::default(),
         ended: CancellationToken::new(),
@@ -122,12 +121,38 @@ async fn a_channel_never_gets_a_second_connection_beneath_its_tokens() {
 async fn a_token_is_signed_once_for_many_calls() {
     let two = two();
     let channel = two.channels.get(&two.address).await.unwrap();
-    let session = channel.session().unwrap();
     let first = channel.token(Duration::from_mins(10)).unwrap();
     for _ in 0..100 {
         assert_eq!(channel.token(Duration::from_mins(10)).unwrap(), first);
     }
-    assert_eq!(session.signatures(), 1);
+    let counts = two.channels.counts();
+    assert_eq!((counts.signatures.get(), counts.signatures_saved.get()), (1, 100));
+}
+
+#[tokio::test]
+async fn a_token_is_verified_once_for_many_calls_and_a_wrong_one_every_time() {
+    let two = two();
+    let channel = two.channels.get(&two.address).await.unwrap();
+    let (session, counts) = (channel.session().unwrap(), two.channels.counts());
+    // Both sides have the same key here.
+    let token = channel.token(Duration::from_mins(10)).unwrap().text;
+    assert!((0..100).all(|_| session.verify(&token)));
+    assert_eq!((counts.verifications.get(), counts.verifications_saved.get()), (1, 99));
+    let changed = token.replacen('.', ".e", 1);
+    assert!((0..3).all(|_| !session.verify(&changed)));
+    assert_eq!((counts.verifications.get(), counts.verifications_saved.get()), (4, 99));
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_their_methods() {
+    let two = two();
+    let channel = two.channels.get(&two.address).await.unwrap();
+    let mut client = tonic_health::pb::health_client::HealthClient::new(channel.grpc);
+    for _ in 0..3 {
+        client.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
+    }
+    let seen: Vec<_> = two.channels.counts().calls().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(seen, [(crate::transport::OTHER, 3)]);
 }
 
 #[tokio::test]
@@ -136,7 +161,7 @@ async fn a_thousand_calls_use_one_connection() {
     for _ in 0..10 {
         join_all((0..100).map(|_| async { check(&channels.get(address).await.unwrap()).await })).await;
     }
-    assert_eq!(channels.dials(), 1);
+    assert_eq!(channels.counts().dials.get(), 1);
 }
 
 #[tokio::test]
@@ -148,7 +173,7 @@ async fn a_new_svid_of_a_new_ca_makes_no_new_connection_and_tokens_keep_the_key_
     two.identity.give(with_roots_of(new.svid("spiffe://d/a", HOUR), &two.ca));
     let after = two.channels.get(&two.address).await.unwrap();
     check(&after).await;
-    assert_eq!(two.channels.dials(), 1);
+    assert_eq!(two.channels.counts().dials.get(), 1);
     // Each side knows the other by the leaf of this connection, so that is the key that counts.
     let accepted = two.seen.lock().clone().unwrap();
     let ours = after.token(HOUR / 6).unwrap();
@@ -175,7 +200,7 @@ async fn a_channel_is_replaced_before_a_leaf_ends_and_calls_in_flight_on_the_old
     let limit = Instant::now() + Duration::from_secs(10);
     let new = loop {
         let channel = two.channels.get(&two.address).await.unwrap();
-        if two.channels.dials() == 2 {
+        if two.channels.counts().dials.get() == 2 {
             break channel;
         }
         assert!(Instant::now() < limit);
@@ -189,5 +214,5 @@ async fn a_channel_is_replaced_before_a_leaf_ends_and_calls_in_flight_on_the_old
     said.unwrap().unwrap().unwrap();
     // And for good: an hour is not half over.
     two.channels.get(&two.address).await.unwrap();
-    assert_eq!(two.channels.dials(), 2);
+    assert_eq!(two.channels.counts().dials.get(), 2);
 }
