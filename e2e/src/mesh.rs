@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
+    process::ExitStatus,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -152,6 +153,12 @@ impl Mesh {
         Ok(())
     }
 
+    /// Sends a process a signal and waits for its end.
+    pub fn end_status(&mut self, who: Who, signal: Signal) -> Result<ExitStatus> {
+        self.process(who)?.signal(signal)?;
+        self.processes.get_mut(&who).ok_or_else(|| anyhow!("{who} never ran"))?.ended()
+    }
+
     /// Starts processes again with the settings they had.
     pub fn start_again(&mut self, whom: &[Who]) -> Result<()> {
         for who in whom {
@@ -188,6 +195,11 @@ impl Mesh {
     /// Where a node's forwarder listens.
     pub fn forwarder_socket(&self, node: usize) -> PathBuf {
         self.folder.join(format!("node-{node}/forwarder.sock"))
+    }
+
+    /// Where a process shows its figures.
+    pub fn metrics_socket(&self, who: Who) -> PathBuf {
+        self.folder.join(format!("{who}.metrics"))
     }
 
     /// Where the Workload API is served.

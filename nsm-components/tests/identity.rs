@@ -34,6 +34,7 @@ impl Host {
     fn start(svid_lifetime: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = IdentityStandalone {
+            log_level: nsm_components::settings::LogLevel::default(),
             listen_on: Target::Unix(folder.path().join("run/agent.sock")),
             trust_domain: "host.nsm".into(),
             svid_lifetime,

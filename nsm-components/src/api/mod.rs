@@ -6,6 +6,8 @@ pub mod names;
 #[cfg(feature = "mesh")]
 pub mod context;
 #[cfg(feature = "mesh")]
+mod counter;
+#[cfg(feature = "mesh")]
 pub mod matching;
 #[cfg(feature = "mesh")]
 pub mod mechanism;
@@ -47,6 +49,9 @@ mod generated {
 
 #[cfg(feature = "mesh")]
 pub use generated::{connection, connectioncontext, identity, networkservice, registry, workload};
+
+#[cfg(feature = "mesh")]
+pub use counter::Counter;
 
 #[cfg(feature = "mesh")]
 pub use connection::{Connection, Mechanism, Path, PathSegment};

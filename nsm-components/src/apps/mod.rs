@@ -1,5 +1,6 @@
 //! The processes of the mesh, each a short list of what it is made of.
 
+mod figures;
 pub mod forwarder;
 pub mod health;
 pub mod identity;

@@ -9,8 +9,8 @@ use tracing::{info, warn};
 use super::{Error, mesh::Mesh};
 use crate::{
     api::Connection,
-    chain::{Chain, Cx, Element, Next, Policy, Reply, Request, Session},
-    elements::{ClientInfo, Connect, Heal, KernelClient, UpdatePath, health_service},
+    chain::{Chain, Cx, Element, Next, Policy, Reply, Request},
+    elements::{ClientInfo, Connect, Heal, KernelClient, UpdatePath},
     settings::{Nsc, NsmUrl},
 };
 
@@ -59,7 +59,7 @@ impl Client {
             Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
         ]);
         let policy = Policy::Refresh(settings.request_timeout);
-        let session = Arc::new(Session::new(inner, policy, mesh.clock.clone()));
+        let session = Arc::new(mesh.session(inner, policy));
         let heal = Heal {
             session: session.clone(),
             channels: mesh.channels.clone(),
@@ -135,8 +135,7 @@ pub async fn run(settings: Nsc, stop: CancellationToken) -> Result<(), Error> {
     let connecting = clients.iter().map(|client| client.connect(&stop));
     let connections = futures::future::join_all(connecting).await;
     // Healthy means connected: what waits for this program may use its interfaces.
-    let router =
-        |mut server: Server| -> Router { server.add_service(health_service(&[], future::ready(()))) };
+    let router = |mut server: Server| -> Router { server.add_service(mesh.health(&[], future::ready(()))) };
     let served = if stop.is_cancelled() {
         Ok(())
     } else {

@@ -13,10 +13,10 @@ use crate::{
         networkservice::network_service_server::NetworkServiceServer,
         registry::{NetworkService, NetworkServiceEndpoint, NetworkServiceLabels},
     },
-    chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
+    chain::{Chain, Element, Policy, RegistryChain, RegistryElement},
     elements::{
         Authorize, ConnectionService, KernelServer, Mechanisms, Monitor, Point2PointIpam, TrimPath,
-        UpdatePath, UpdateToken, health_service,
+        UpdatePath, UpdateToken,
         registry::{self, Registration},
     },
     settings::Nse,
@@ -40,7 +40,7 @@ fn chain(mesh: &Mesh, settings: &Nse, monitor: &Arc<Monitor>) -> Result<Chain, E
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         Arc::new(Authorize::new(mesh.clock.clone())),
-        Arc::new(Session::new(inner, Policy::Expire, mesh.clock.clone())),
+        Arc::new(mesh.session(inner, Policy::Expire)),
     ]))
 }
 
@@ -98,7 +98,7 @@ pub async fn run(settings: Nse, stop: CancellationToken) -> Result<(), Error> {
         server
             .add_service(NetworkServiceServer::new(service.clone()))
             .add_service(MonitorConnectionServer::new(service.clone()))
-            .add_service(health_service(SERVICES, registration.registered()))
+            .add_service(mesh.health(SERVICES, registration.registered()))
     };
     let served = mesh.serve(listeners, router).await;
     if settings.unregister_itself

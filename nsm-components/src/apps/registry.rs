@@ -16,10 +16,7 @@ use crate::{
         trust::Trust,
     },
     chain::{Clock, RegistryChain, RegistryElement},
-    elements::{
-        health_service,
-        registry::{Authorize, Expire, Memory, RegistryService, SetPayload, UpdatePath},
-    },
+    elements::registry::{Authorize, Expire, Memory, RegistryService, SetPayload, UpdatePath},
     settings::Registry,
 };
 
@@ -57,7 +54,7 @@ pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Erro
         server
             .add_service(NetworkServiceRegistryServer::new(service.clone()))
             .add_service(NetworkServiceEndpointRegistryServer::new(service.clone()))
-            .add_service(health_service(SERVICES, std::future::ready(())))
+            .add_service(mesh.health(SERVICES, std::future::ready(())))
     };
     mesh.serve(Mesh::bind(&settings.listen_on)?, router).await
 }

@@ -28,7 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use super::{Chain, Clock, Cx, Element, Error, Kind, Memory, Next, Reply, Request, Result};
-use crate::api::{connection::State, connectioncontext::ConnectionContext, peer::Files};
+use crate::api::{Counter, connection::State, connectioncontext::ConnectionContext, peer::Files};
 
 /// Events of one connection that may wait; more callers than that are refused.
 const QUEUE: usize = 16;
@@ -52,12 +52,32 @@ pub enum Policy {
     Refresh(Duration),
 }
 
+/// What sessions did so far. Several may share it.
+#[derive(Debug, Default)]
+pub struct SessionCounts {
+    /// Connections that got a task.
+    pub begun: Counter,
+    /// Connections whose task ended.
+    pub ended: Counter,
+    /// Connections closed because they were not refreshed.
+    pub expired: Counter,
+    /// Requests repeated in time.
+    pub refreshed: Counter,
+    /// Requests repeated because the way to the endpoint may have been broken.
+    pub healed: Counter,
+    /// Repeated Requests that failed.
+    pub failed: Counter,
+    /// Connections moved to another endpoint.
+    pub reselected: Counter,
+}
+
 /// Runs a chain in one task per connection id. It stands last in its own chain.
 pub struct Session {
     chain: Chain,
     policy: Policy,
     clock: Clock,
     tasks: Arc<Mutex<HashMap<String, Task>>>,
+    counts: Arc<SessionCounts>,
 }
 
 struct Task {
@@ -77,7 +97,13 @@ enum Event {
 impl Session {
     /// A session around the rest of a chain.
     pub fn new(chain: Chain, policy: Policy, clock: Clock) -> Self {
-        Self { chain, policy, clock, tasks: Arc::default() }
+        Self { chain, policy, clock, tasks: Arc::default(), counts: Arc::default() }
+    }
+
+    /// The same, counting what it does here.
+    #[must_use]
+    pub fn counting(self, counts: Arc<SessionCounts>) -> Self {
+        Self { counts, ..self }
     }
 
     /// Number of connections with a task.
@@ -133,6 +159,7 @@ impl Session {
             timer: None,
             retry: RETRY.0,
             unknown_since: None,
+            counts: Begun::new(self.counts.clone()),
         };
         let span = info_span!(parent: Span::none(), "connection", connection.id = id);
         let handle = tokio::spawn(worker.run(receiver).instrument(span));
@@ -190,6 +217,23 @@ struct Worker {
     retry: Duration,
     /// Since when the endpoint is said not to exist.
     unknown_since: Option<Instant>,
+    counts: Begun,
+}
+
+/// A task that counts its own end, however it ends.
+struct Begun(Arc<SessionCounts>);
+
+impl Begun {
+    fn new(counts: Arc<SessionCounts>) -> Self {
+        counts.begun.add();
+        Self(counts)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.ended.add();
+    }
 }
 
 impl Worker {
@@ -228,7 +272,10 @@ impl Worker {
                 let closed = self.close(cx, request).await;
                 let _ = answer.send(closed);
             }
-            Event::Heal => self.refresh().await,
+            Event::Heal => {
+                self.counts.0.healed.add();
+                self.refresh().await;
+            }
         }
     }
 
@@ -236,6 +283,7 @@ impl Worker {
         match self.policy {
             Policy::Expire => {
                 info!("not refreshed in time: closing");
+                self.counts.0.expired.add();
                 let request = self.established.clone().unwrap_or_default();
                 if let Err(error) = self.close(Cx::within(Duration::from_secs(15)), request).await {
                     warn!(%error, "could not close an expired connection");
@@ -281,8 +329,10 @@ impl Worker {
             self.unknown_since.is_some_and(|since| since.elapsed() >= RESELECT_AFTER || self.is_over());
         let request = if gone { self.reselect(request) } else { request };
         let Err(error) = self.request(Cx::within(limit), request).await else {
+            self.counts.0.refreshed.add();
             if gone {
                 info!("moved to another endpoint");
+                self.counts.0.reselected.add();
             }
             self.unknown_since = None;
             return;
@@ -291,6 +341,7 @@ impl Worker {
             self.unknown_since.get_or_insert_with(Instant::now);
         }
         warn!(%error, "could not refresh; trying again");
+        self.counts.0.failed.add();
         self.timer = Some(Instant::now() + jitter(self.retry));
         self.retry = (self.retry * 2).min(RETRY.1);
     }

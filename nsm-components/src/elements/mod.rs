@@ -24,7 +24,7 @@ mod vxlan;
 mod xconnect;
 
 pub use self::{
-    admit::Admit,
+    admit::{Admit, Outcomes},
     authorize::Authorize,
     clientinfo::ClientInfo,
     connect::Connect,

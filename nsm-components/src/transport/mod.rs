@@ -14,6 +14,8 @@ mod file;
 mod listener;
 mod session;
 mod svid;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tls;
 pub mod token;
 mod wire;
@@ -21,7 +23,7 @@ mod wire;
 pub use self::{
     calls::Calls,
     channel::{Channel, Channels},
-    counts::{Counter, Counts, METHODS, OTHER},
+    counts::{Counts, METHODS, OTHER},
     error::Error,
     fds::FdTable,
     file::file_key,

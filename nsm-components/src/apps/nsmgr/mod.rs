@@ -19,10 +19,10 @@ use crate::{
             network_service_registry_server::NetworkServiceRegistryServer,
         },
     },
-    chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
+    chain::{Chain, Element, Policy, RegistryChain, RegistryElement},
     elements::{
         Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, Index, LocalEntries, Monitor,
-        UpdatePath, UpdateToken, health_service, registry,
+        UpdatePath, UpdateToken, registry,
     },
     settings::{Nsmgr, Target},
 };
@@ -95,7 +95,7 @@ fn chain(mesh: &Mesh, settings: &Nsmgr, monitor: &Arc<Monitor>, index: Index, lo
         Arc::new(UpdateToken),
         // Before the session: who is refused leaves nothing.
         Arc::new(Authorize::new(mesh.clock.clone())),
-        Arc::new(Session::new(inner, Policy::Expire, mesh.clock.clone())),
+        Arc::new(mesh.session(inner, Policy::Expire)),
     ])
 }
 
@@ -134,7 +134,7 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
             .add_service(MonitorConnectionServer::new(connections.clone()))
             .add_service(NetworkServiceRegistryServer::new(registry.clone()))
             .add_service(NetworkServiceEndpointRegistryServer::new(registry.clone()))
-            .add_service(health_service(SERVICES, std::future::ready(())))
+            .add_service(mesh.health(SERVICES, std::future::ready(())))
     };
     mesh.serve(Mesh::bind(&settings.listen_on)?, router).await
 }

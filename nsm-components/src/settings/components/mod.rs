@@ -17,7 +17,7 @@ pub use self::{
     nsmgr::Nsmgr,
     registry::Registry,
 };
-use super::{Reader, Target, vars};
+use super::{LogLevel, Reader, Target, vars};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -31,11 +31,24 @@ pub struct ObjectRef {
     pub name: String,
 }
 
+/// Where a process shows its figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// For its own host alone; nowhere when absent.
+    pub target: Option<Target>,
+    /// Whether nobody chose that place.
+    pub by_default: bool,
+}
+
 /// What every process of the mesh reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Common {
     /// `NSM_NAME`.
     pub name: String,
+    /// `NSM_LOG_LEVEL`, INFO.
+    pub log_level: LogLevel,
+    /// `NSM_METRICS_LISTEN_ON`; by default a private socket below `/run/nsm`, if there can be one.
+    pub metrics: Shown,
     /// `SPIFFE_ENDPOINT_SOCKET`: where the process gets its identity.
     pub workload_api: Target,
     /// `NSM_MAX_TOKEN_LIFETIME`, 10 minutes.
@@ -61,9 +74,13 @@ impl Common {
                 client_info.insert(label.to_owned(), value);
             }
         }
+        let name = reader.name(vars::NSM_NAME, name);
+        let metrics = format!("unix:///run/nsm/{}.metrics.sock", name.replace('/', "-"));
         Self {
+            log_level: reader.log_level(),
+            metrics: reader.shown(vars::NSM_METRICS_LISTEN_ON, &metrics),
             workload_api: reader.target(vars::SPIFFE_ENDPOINT_SOCKET, ""),
-            name: reader.name(vars::NSM_NAME, name),
+            name,
             max_token_lifetime: reader.duration(vars::NSM_MAX_TOKEN_LIFETIME, 10 * MINUTE),
             dial_timeout: reader.duration(vars::NSM_DIAL_TIMEOUT, dial_timeout),
             max_requests: reader.count(vars::NSM_MAX_REQUESTS_IN_FLIGHT, 256, 1..=4096),

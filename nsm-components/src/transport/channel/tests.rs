@@ -1,33 +1,14 @@
 //! How many connections are made, and how long they are kept.
 
 use futures::future::join_all;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tokio_util::sync::DropGuard;
 use tonic::transport::Server;
 
 use super::*;
 use crate::{
-    api::workload::{X509svid, X509svidResponse},
     settings::Target,
-    transport::Listener,
+    transport::{Listener, testing},
 };
-
-fn source() -> Source {
-    let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    let mut root = CertificateParams::default();
-    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let bundle = root.self_signed(&root_key).unwrap().der().to_vec();
-    let mut leaf = CertificateParams::default();
-    leaf.subject_alt_names = vec![SanType::URI("spiffe://d/a".try_into().unwrap())];
-    let svid = X509svid {
-        spiffe_id: "spiffe://d/a".into(),
-        x509_svid: leaf.signed_by(&key, &Issuer::new(root, root_key)).unwrap().der().to_vec(),
-        x509_svid_key: key.serialize_der(),
-        bundle,
-        ..X509svid::default()
-    };
-    Source::of(X509svidResponse { svids: vec![svid], ..X509svidResponse::default() }).unwrap()
-}
 
 /// A process that serves, and the channels of one that calls it.
 struct Two {
@@ -38,7 +19,7 @@ struct Two {
 }
 
 fn two() -> Two {
-    let (folder, source, stop) = (tempfile::tempdir().unwrap(), source(), CancellationToken::new());
+    let (folder, source, stop) = (tempfile::tempdir().unwrap(), testing::source(), CancellationToken::new());
     let target = Target::Unix(folder.path().join("a.sock"));
     let listener = Listener::bind(&target).unwrap();
     let router = Server::builder().add_service(tonic_health::server::health_reporter().1);
