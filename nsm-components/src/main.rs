@@ -16,7 +16,9 @@ const USAGE: u8 = 2;
 /// Network Service Mesh: registry, nsmgr, forwarder, identity, client and endpoint.
 ///
 /// Each process reads its settings from the environment, under upstream's names: see
-/// `nsm <process> --help`.
+/// `nsm <process> --help`. All processes of the mesh read NSM_LOG_LEVEL (INFO), NSM_METRICS_LISTEN_ON,
+/// NSM_MAX_REQUESTS_IN_FLIGHT (256), NSM_SERVER_POLICIES, NSM_REGISTRY_SERVER_POLICIES and NSM_TRUSTED_IDS.
+/// SIGUSR1 sets the log level to trace, SIGUSR2 back.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
@@ -110,7 +112,10 @@ fn fail(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
 }
 
 fn end<E: std::error::Error + 'static>(result: Result<(), E>) -> ExitCode {
-    result.map_or_else(|error| fail(1, &error), |()| ExitCode::SUCCESS)
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let error: &(dyn std::error::Error + 'static) = &error;
+    let usage = error.downcast_ref().is_some_and(apps::Error::is_usage);
+    fail(if usage { USAGE } else { 1 }, error)
 }
 
 async fn run(process: Process) -> ExitCode {

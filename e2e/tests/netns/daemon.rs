@@ -94,6 +94,25 @@ fn every_bad_setting_ends_its_process_with_2_and_names_variable_value_and_what_i
 }
 
 #[test]
+fn a_policy_that_cannot_be_used_ends_its_process_with_2_before_it_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("own.rego");
+    std::fs::write(&file, "package nsm\nvalid if true").unwrap();
+    for (name, mask) in [
+        ("NSM_SERVER_POLICIES", "/nowhere/.*.rego"),
+        ("NSM_REGISTRY_SERVER_POLICIES", "/nowhere/x.rego"),
+        ("NSM_SERVER_POLICIES", file.to_str().unwrap()),
+    ] {
+        let mut command = Command::new(program().unwrap());
+        command.env_clear().arg("registry").envs([SOCKET, ("NSM_METRICS_LISTEN_ON", "")]).env(name, mask);
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{name}={mask}: {error}");
+        assert!(error.contains(name) && error.contains(mask) && error.contains("rego"), "{error}");
+    }
+}
+
+#[test]
 fn a_process_shows_what_it_does_and_that_it_is_ready() {
     if !may_run() {
         return;
@@ -179,19 +198,19 @@ fn signals_raise_the_log_level_of_a_running_process_and_put_it_back() {
     if !may_run() {
         return;
     }
-    let mesh = Mesh::start(LIFE).unwrap();
+    let mut mesh = Mesh::start(LIFE).unwrap();
     let who = Who::Registry;
     until_true("the registry is ready", START, || {
         get(&mesh.metrics_socket(who), "/readyz").is_ok_and(|(status, _)| status == 200)
     })
     .unwrap();
-    let process = mesh.process(who).unwrap();
-    let level = |level: &str| format!("\"level\":\"{level}\"");
-    process.signal(Signal::SIGUSR1).unwrap();
-    mesh.says(who, "the log level is changed\",\"level\":\"trace", START).unwrap();
-    process.signal(Signal::SIGUSR2).unwrap();
-    mesh.says(who, "the log level is changed\",\"level\":\"debug", START).unwrap();
-    assert!(process.log().contains(&level("DEBUG")));
+    mesh.process(who).unwrap().signal(Signal::SIGUSR1).unwrap();
+    mesh.says(who, "the log level is changed\",\"to\":\"trace", START).unwrap();
+    // Something to say.
+    mesh.endpoint(2, "finance", &[]).unwrap();
+    mesh.says(who, "\"level\":\"TRACE\"", START).unwrap();
+    mesh.process(who).unwrap().signal(Signal::SIGUSR2).unwrap();
+    mesh.says(who, "the log level is changed\",\"to\":\"debug", START).unwrap();
 }
 
 #[test]

@@ -66,7 +66,9 @@ fn chain(
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         // Only the node's nsmgr calls a forwarder.
-        Arc::new(Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone())),
+        Arc::new(
+            Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.server_policies.clone()),
+        ),
         Arc::new(mesh.session(Chain::new(inner), Policy::Expire)),
     ])
 }

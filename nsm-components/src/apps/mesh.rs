@@ -12,8 +12,8 @@ use crate::{
     api::trust::Trust,
     chain::{Chain, Clock, Element, Policy, Session, SessionCounts, SystemClock},
     daemon::{Admission, Metrics, Readiness, Shown},
-    elements::{Admit, Outcomes, health_service},
-    settings::{Common, Target},
+    elements::{Admit, Outcomes, Policies, PolicyError, health_service},
+    settings::{Common, Target, vars},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
 };
 
@@ -55,6 +55,9 @@ pub enum Error {
     /// The API server cannot be reached.
     #[error("cannot use the Kubernetes API; leave NSM_NODE_STATE empty to run without it")]
     Kubernetes(#[source] Box<kube::Error>),
+    /// Users' policies cannot be used.
+    #[error(transparent)]
+    Policies(#[from] PolicyError),
     /// Metrics cannot be shown.
     #[error("cannot show metrics on {target}; NSM_METRICS_LISTEN_ON says where")]
     Metrics {
@@ -74,6 +77,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether a setting is to blame.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Policies(_))
+    }
+}
+
 /// A process with its identity.
 pub(super) struct Mesh {
     pub source: Source,
@@ -84,6 +94,10 @@ pub(super) struct Mesh {
     pub trust: Trust,
     /// How many Requests are worked on.
     pub admission: Arc<Admission>,
+    /// Users' policies for Requests and Closes.
+    pub server_policies: Policies,
+    /// Users' policies for registrations.
+    pub registry_policies: Policies,
     /// Figures for those who watch the process.
     pub metrics: Metrics,
     /// What it lacks.
@@ -97,6 +111,9 @@ pub(super) struct Mesh {
 impl Mesh {
     /// Waits for the first SVID; nothing works without one.
     pub(super) async fn start(common: &Common, stop: CancellationToken) -> Result<Self, Error> {
+        let server_policies = Policies::load(vars::NSM_SERVER_POLICIES, &common.server_policies)?;
+        let registry_policies =
+            Policies::load(vars::NSM_REGISTRY_SERVER_POLICIES, &common.registry_policies)?;
         let source = Source::start(&common.workload_api);
         let (metrics, readiness) = (Metrics::default(), Readiness::default());
         figures::identity(&metrics, &readiness, &source, common);
@@ -112,6 +129,8 @@ impl Mesh {
             token_life: common.max_token_lifetime,
             trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
             admission: Admission::new(common.max_requests, stop.clone()),
+            server_policies,
+            registry_policies,
             metrics,
             readiness,
             outcomes: Arc::default(),

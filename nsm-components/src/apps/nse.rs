@@ -39,7 +39,7 @@ fn chain(mesh: &Mesh, settings: &Nse, monitor: &Arc<Monitor>) -> Result<Chain, E
         mesh.admit(),
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
-        Arc::new(Authorize::new(mesh.clock.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.server_policies.clone())),
         Arc::new(mesh.session(inner, Policy::Expire)),
     ]))
 }

@@ -16,27 +16,30 @@ use crate::{
         trust::Trust,
     },
     chain::{Clock, RegistryChain, RegistryElement},
-    elements::registry::{Authorize, Expire, Memory, RegistryService, SetPayload, UpdatePath},
+    elements::{
+        Policies,
+        registry::{Authorize, Expire, Memory, RegistryService, SetPayload, UpdatePath},
+    },
     settings::Registry,
 };
 
 /// Full names of the gRPC services.
 const SERVICES: &[&str] = &["registry.NetworkServiceRegistry", "registry.NetworkServiceEndpointRegistry"];
 
-fn services(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkService> {
+fn services(clock: &Clock, trust: &Trust, policies: &Policies) -> RegistryChain<NetworkService> {
     RegistryChain::new([
         Arc::new(UpdatePath::new(trust.clone())) as Arc<dyn RegistryElement<NetworkService>>,
-        Arc::new(Authorize::new(clock.clone())),
+        Arc::new(Authorize::new(clock.clone()).with(policies.clone())),
         Arc::new(SetPayload),
         Arc::new(Memory::default()),
     ])
 }
 
-fn endpoints(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkServiceEndpoint> {
+fn endpoints(clock: &Clock, trust: &Trust, policies: &Policies) -> RegistryChain<NetworkServiceEndpoint> {
     let store = RegistryChain::new([Arc::new(Memory::default()) as Arc<dyn RegistryElement<_>>]);
     RegistryChain::new([
         Arc::new(UpdatePath::new(trust.clone())) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
-        Arc::new(Authorize::new(clock.clone())),
+        Arc::new(Authorize::new(clock.clone()).with(policies.clone())),
         Arc::new(Expire::new(store, clock.clone())),
     ])
 }
@@ -45,8 +48,8 @@ fn endpoints(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkServiceEndpoi
 pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop).await?;
     let service = RegistryService::new(
-        services(&mesh.clock, &mesh.trust),
-        endpoints(&mesh.clock, &mesh.trust),
+        services(&mesh.clock, &mesh.trust, &mesh.registry_policies),
+        endpoints(&mesh.clock, &mesh.trust, &mesh.registry_policies),
         mesh.token_life,
         mesh.stop.clone(),
     );

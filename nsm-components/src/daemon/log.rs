@@ -44,7 +44,7 @@ impl Log {
                     else => return,
                 };
                 if self.filter.reload(filter(&level)).is_ok() {
-                    info!(%level, "the log level is changed");
+                    info!(to = %level, "the log level is changed");
                 }
             }
         });

@@ -14,6 +14,7 @@ mod localforwarders;
 mod mechanisms;
 mod mechanismtranslation;
 mod monitor;
+mod opa;
 mod point2pointipam;
 pub mod registry;
 mod serve;
@@ -37,6 +38,7 @@ pub use self::{
     mechanisms::Mechanisms,
     mechanismtranslation::MechanismTranslation,
     monitor::{Monitor, MonitorEvent},
+    opa::{Policies, PolicyError},
     point2pointipam::{Point2PointIpam, Pool},
     serve::{ConnectionService, health_service},
     trimpath::TrimPath,

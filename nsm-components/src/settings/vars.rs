@@ -24,6 +24,11 @@ names! {
     NSM_DIAL_TIMEOUT,
     /// How long one Request may take.
     NSM_REQUEST_TIMEOUT,
+    /// Files or patterns of files with policies in rego for Requests and Closes, comma-separated. Upstream's
+    /// default patterns stand for the native checks, which count always.
+    NSM_SERVER_POLICIES,
+    /// The same for registrations (upstream's name).
+    NSM_REGISTRY_SERVER_POLICIES,
     /// Where the process shows metrics, liveness and readiness, for its own host alone: a `unix://` URL or
     /// a `tcp://` one with a loopback address; empty: nowhere.
     NSM_METRICS_LISTEN_ON,

@@ -68,13 +68,13 @@ fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries
         services: RegistryChain::new([
             Arc::new(registry::UpdatePath::new(mesh.trust.clone()))
                 as Arc<dyn RegistryElement<NetworkService>>,
-            Arc::new(registry::Authorize::new(mesh.clock.clone())),
+            Arc::new(registry::Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
             Arc::new(up),
         ]),
         endpoints: RegistryChain::new([
             Arc::new(registry::UpdatePath::new(mesh.trust.clone()))
                 as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
-            Arc::new(registry::Authorize::new(mesh.clock.clone())),
+            Arc::new(registry::Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
             Arc::new(registry::Expire::new(inner_endpoints.clone(), mesh.clock.clone())),
         ]),
         inner_services,
@@ -94,7 +94,7 @@ fn chain(mesh: &Mesh, settings: &Nsmgr, monitor: &Arc<Monitor>, index: Index, lo
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         // Before the session: who is refused leaves nothing.
-        Arc::new(Authorize::new(mesh.clock.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.server_policies.clone())),
         Arc::new(mesh.session(inner, Policy::Expire)),
     ])
 }

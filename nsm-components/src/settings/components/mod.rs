@@ -57,6 +57,10 @@ pub struct Common {
     pub dial_timeout: Duration,
     /// `NSM_MAX_REQUESTS_IN_FLIGHT`, 256.
     pub max_requests: usize,
+    /// `NSM_SERVER_POLICIES`, for Requests and Closes.
+    pub server_policies: Vec<String>,
+    /// `NSM_REGISTRY_SERVER_POLICIES`, for registrations.
+    pub registry_policies: Vec<String>,
     /// `NSM_TRUSTED_IDS`: beginnings of SPIFFE IDs; see [`crate::api::trust::Trust`].
     pub trusted_ids: Vec<String>,
     /// `NODE_NAME`, `POD_NAME` and `CLUSTER_NAME` under upstream's label names, as far as set.
@@ -84,6 +88,12 @@ impl Common {
             max_token_lifetime: reader.duration(vars::NSM_MAX_TOKEN_LIFETIME, 10 * MINUTE),
             dial_timeout: reader.duration(vars::NSM_DIAL_TIMEOUT, dial_timeout),
             max_requests: reader.count(vars::NSM_MAX_REQUESTS_IN_FLIGHT, 256, 1..=4096),
+            server_policies: reader
+                .list(vars::NSM_SERVER_POLICIES, "etc/nsm/opa/common/.*.rego,etc/nsm/opa/server/.*.rego"),
+            registry_policies: reader.list(
+                vars::NSM_REGISTRY_SERVER_POLICIES,
+                "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/server/.*.rego",
+            ),
             trusted_ids: reader.list(vars::NSM_TRUSTED_IDS, ""),
             client_info,
         }
