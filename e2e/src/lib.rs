@@ -5,6 +5,7 @@
 //! that made it, not even when the test is killed: namespaces have no name and end with the last
 //! file open on them, processes end with the one that started them.
 
+pub mod figures;
 pub mod interface;
 pub mod kubernetes;
 pub mod mesh;

@@ -161,6 +161,12 @@ impl Mesh {
         Ok(())
     }
 
+    /// Sends a process a signal and waits for its end.
+    pub fn end_status(&mut self, who: Who, signal: Signal) -> Result<ExitStatus> {
+        self.process(who)?.signal(signal)?;
+        self.ended(who)
+    }
+
     /// Waits for a process that ends by itself.
     pub fn ended(&mut self, who: Who) -> Result<ExitStatus> {
         self.processes.get_mut(&who).ok_or_else(|| anyhow!("{who} never ran"))?.ended()
@@ -202,6 +208,11 @@ impl Mesh {
     /// Where a node's forwarder listens.
     pub fn forwarder_socket(&self, node: usize) -> PathBuf {
         self.folder.join(format!("node-{node}/forwarder.sock"))
+    }
+
+    /// Where a process shows its figures.
+    pub fn metrics_socket(&self, who: Who) -> PathBuf {
+        self.folder.join(format!("{who}.metrics"))
     }
 
     /// Where the Workload API is served.

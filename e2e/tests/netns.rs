@@ -11,6 +11,8 @@
 mod commands;
 #[path = "netns/crossing.rs"]
 mod crossing;
+#[path = "netns/daemon.rs"]
+mod daemon;
 #[path = "netns/departures.rs"]
 mod departures;
 #[path = "netns/dns.rs"]

@@ -4,9 +4,11 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use nsm_components::{
-    apps, daemon,
-    settings::{self, ProcessEnvironment, Target, Vars, vars},
+    apps,
+    daemon::{self, Log},
+    settings::{self, LogLevel, ProcessEnvironment, Recorded, Target, Vars, vars},
 };
+use tracing::info;
 
 /// Exit code for settings that cannot be used (as for a bad command line).
 const USAGE: u8 = 2;
@@ -14,7 +16,9 @@ const USAGE: u8 = 2;
 /// Network Service Mesh: registry, nsmgr, forwarder, identity, client and endpoint.
 ///
 /// Each process reads its settings from the environment, under upstream's names: see
-/// `nsm <process> --help`.
+/// `nsm <process> --help`. All processes of the mesh read NSM_LOG_LEVEL (INFO), NSM_METRICS_LISTEN_ON,
+/// NSM_MAX_REQUESTS_IN_FLIGHT (256), NSM_SERVER_POLICIES, NSM_REGISTRY_SERVER_POLICIES and NSM_TRUSTED_IDS.
+/// SIGUSR1 sets the log level to trace, SIGUSR2 back.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
@@ -90,7 +94,6 @@ enum Identity {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    daemon::init_logging(&ProcessEnvironment.get(vars::NSM_LOG_LEVEL).unwrap_or_default());
     // Libraries that choose a TLS backend by themselves shall all choose this one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -116,11 +119,16 @@ fn fail(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
 }
 
 fn end<E: std::error::Error + 'static>(result: Result<(), E>) -> ExitCode {
-    result.map_or_else(|error| fail(1, &error), |()| ExitCode::SUCCESS)
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let error: &(dyn std::error::Error + 'static) = &error;
+    let usage = error.downcast_ref().is_some_and(apps::Error::is_usage);
+    fail(if usage { USAGE } else { 1 }, error)
 }
 
 async fn run(process: Process) -> ExitCode {
     if let Process::Health { target, timeout } = process {
+        // A probe fails with one line; what goes wrong on the way is said there.
+        Log::start(&LogLevel::off());
         // These two have no identity to be asked with.
         macro_rules! probe {
             ($settings:ident, $probe:path) => {
@@ -140,22 +148,28 @@ async fn run(process: Process) -> ExitCode {
         Ok(stop) => stop,
         Err(error) => return fail(1, &error),
     };
+    let vars = Recorded::new(ProcessEnvironment);
     macro_rules! start {
-        ($settings:ident, $run:path) => {
-            match settings::$settings::read(&ProcessEnvironment) {
-                Ok(settings) => end($run(settings, stop).await),
+        ($settings:ident, $run:path, $($level:ident).+) => {
+            match settings::$settings::read(&vars) {
+                Ok(settings) => {
+                    if let Err(error) = begin(&settings.$($level).+, &vars) {
+                        return fail(1, &error);
+                    }
+                    end($run(settings, stop).await)
+                }
                 Err(errors) => fail(USAGE, &errors),
             }
         };
     }
     match process {
-        Process::Registry => start!(Registry, apps::registry::run),
-        Process::Nsmgr => start!(Nsmgr, apps::nsmgr::run),
-        Process::Forwarder => start!(Forwarder, apps::forwarder::run),
-        Process::Nsc => start!(Nsc, apps::nsc::run),
-        Process::Nse => start!(Nse, apps::nse::run),
+        Process::Registry => start!(Registry, apps::registry::run, common.log_level),
+        Process::Nsmgr => start!(Nsmgr, apps::nsmgr::run, common.log_level),
+        Process::Forwarder => start!(Forwarder, apps::forwarder::run, common.log_level),
+        Process::Nsc => start!(Nsc, apps::nsc::run, common.log_level),
+        Process::Nse => start!(Nse, apps::nse::run, endpoint.common.log_level),
         Process::Identity(Identity::Standalone) => {
-            start!(IdentityStandalone, apps::identity::standalone::run)
+            start!(IdentityStandalone, apps::identity::standalone::run, log_level)
         }
         Process::Identity(Identity::Rotate) => {
             match settings::IdentityStandalone::read(&ProcessEnvironment) {
@@ -169,12 +183,20 @@ async fn run(process: Process) -> ExitCode {
                 Err(errors) => fail(USAGE, &errors),
             }
         }
-        Process::Identity(Identity::Agent) => start!(IdentityAgent, apps::identity::agent::run),
+        Process::Identity(Identity::Agent) => start!(IdentityAgent, apps::identity::agent::run, log_level),
         Process::Identity(Identity::Authority) => {
-            start!(IdentityAuthority, apps::identity::authority::run)
+            start!(IdentityAuthority, apps::identity::authority::run, log_level)
         }
         Process::Health { .. } => ExitCode::SUCCESS,
     }
+}
+
+/// Starts logging, and says with what settings the process runs.
+fn begin(level: &LogLevel, vars: &Recorded<ProcessEnvironment>) -> std::io::Result<()> {
+    Log::start(level).follow_signals()?;
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    info!(settings = vars.read().join(" "), ignored = vars.ignored(names).join(" "), "settings");
+    Ok(())
 }
 
 async fn health(target: Option<&str>, limit: Duration) -> Result<(), apps::Error> {

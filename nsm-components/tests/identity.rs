@@ -39,6 +39,7 @@ impl Host {
     fn start_with(change: impl FnOnce(&mut IdentityStandalone)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = IdentityStandalone {
+            log_level: nsm_components::settings::LogLevel::default(),
             listen_on: Target::Unix(folder.path().join("run/agent.sock")),
             trust_domain: "host.nsm".into(),
             svid_lifetime: Duration::from_hours(1),

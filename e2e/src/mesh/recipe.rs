@@ -73,6 +73,7 @@ impl Mesh {
         let common = [
             ("NSM_NAME", who.to_string()),
             ("NSM_LOG_LEVEL", std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "debug".to_owned())),
+            ("NSM_METRICS_LISTEN_ON", format!("unix://{}", self.metrics_socket(who).display())),
             ("NSM_MAX_TOKEN_LIFETIME", format!("{}s", self.life.as_secs())),
             ("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", self.workload_api().display())),
         ];

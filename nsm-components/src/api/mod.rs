@@ -8,6 +8,8 @@ pub mod access;
 #[cfg(feature = "mesh")]
 pub mod context;
 #[cfg(feature = "mesh")]
+mod counter;
+#[cfg(feature = "mesh")]
 pub mod matching;
 #[cfg(feature = "mesh")]
 pub mod mechanism;
@@ -52,6 +54,9 @@ mod generated {
 
 #[cfg(feature = "mesh")]
 pub use generated::{connection, connectioncontext, identity, ipam, networkservice, registry, workload};
+
+#[cfg(feature = "mesh")]
+pub use counter::Counter;
 
 #[cfg(feature = "mesh")]
 pub use connection::{Connection, Mechanism, Path, PathSegment};

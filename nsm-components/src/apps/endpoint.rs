@@ -23,10 +23,10 @@ use crate::{
         networkservice::network_service_server::NetworkServiceServer,
         registry::{NetworkService, NetworkServiceEndpoint, NetworkServiceLabels},
     },
-    chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
+    chain::{Chain, Element, Policy, RegistryChain, RegistryElement},
     elements::{
         Authorize, ConnectionService, KernelServer, Mechanisms, Monitor, OnIdle, TrimPath, UpdatePath,
-        UpdateToken, health_service,
+        UpdateToken,
         registry::{self, Registration},
     },
     settings,
@@ -90,7 +90,7 @@ impl Endpoint {
             server
                 .add_service(NetworkServiceServer::new(service.clone()))
                 .add_service(MonitorConnectionServer::new(service.clone()))
-                .add_service(health_service(SERVICES, registration.registered()))
+                .add_service(mesh.health(SERVICES, registration.registered()))
         };
         let served = mesh.serve(listeners, router).await;
         let idle = ending.is_cancelled() && !stop.is_cancelled();
@@ -120,8 +120,8 @@ fn chain(
         mesh.admit(),
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
-        Arc::new(Authorize::new(mesh.clock.clone())),
-        Arc::new(Session::new(Chain::new(inner), Policy::Expire, mesh.clock.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.server_policies.clone())),
+        Arc::new(mesh.session(Chain::new(inner), Policy::Expire)),
     ])
 }
 

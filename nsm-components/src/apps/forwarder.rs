@@ -14,11 +14,11 @@ use crate::{
         networkservice::network_service_server::NetworkServiceServer,
         registry::{NetworkService, NetworkServiceEndpoint, NetworkServiceLabels},
     },
-    chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
+    chain::{Chain, Element, Policy, RegistryChain, RegistryElement},
     dataplane::{Dataplane, Journal, Netlink, Netns},
     elements::{
         Authorize, Connect, ConnectionService, Discover, Index, MechanismTranslation, Mechanisms, Monitor,
-        UpdatePath, UpdateToken, Vnis, Vxlan, Xconnect, health_service,
+        UpdatePath, UpdateToken, Vnis, Vxlan, Xconnect,
         registry::{self, Registration},
     },
     settings::Forwarder,
@@ -66,8 +66,10 @@ fn chain(
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         // Only the node's nsmgr calls a forwarder.
-        Arc::new(Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone())),
-        Arc::new(Session::new(Chain::new(inner), Policy::Expire, mesh.clock.clone())),
+        Arc::new(
+            Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.server_policies.clone()),
+        ),
+        Arc::new(mesh.session(Chain::new(inner), Policy::Expire)),
     ])
 }
 
@@ -115,7 +117,7 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
         server
             .add_service(NetworkServiceServer::new(service.clone()))
             .add_service(MonitorConnectionServer::new(service.clone()))
-            .add_service(health_service(SERVICES, registration.registered()))
+            .add_service(mesh.health(SERVICES, registration.registered()))
     };
     mesh.serve(listeners, router).await
 }

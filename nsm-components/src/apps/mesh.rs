@@ -4,19 +4,24 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
-use tracing::info;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tracing::{info, warn};
 
+use super::figures;
 use crate::{
     api::{access, trust::Trust},
-    chain::{Clock, Element, SystemClock},
-    daemon::Admission,
-    elements::{Admit, Monitor, PeersByGrpc},
-    settings::{Common, Target},
+    chain::{Chain, Clock, Element, Policy, Session, SessionCounts, SystemClock},
+    daemon::{Admission, Metrics, Readiness, Shown},
+    elements::{Admit, Monitor, Outcomes, PeersByGrpc, Policies, PolicyError, health_service},
+    settings::{Common, Target, vars},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
 };
 
 /// How long a process waits for its identity at the start.
 const IDENTITY_LIMIT: Duration = Duration::from_mins(2);
+
+/// Longest wait for Requests at the stop, after the calls they came by have ended.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Most calls a peer may have open on one connection.
 const MAX_STREAMS: u32 = 1024;
@@ -53,6 +58,18 @@ pub enum Error {
     /// The API server cannot be reached.
     #[error("cannot use the Kubernetes API; leave NSM_NODE_STATE empty to run without it")]
     Kubernetes(#[source] Box<kube::Error>),
+    /// Users' policies cannot be used.
+    #[error(transparent)]
+    Policies(#[from] PolicyError),
+    /// Metrics cannot be shown.
+    #[error("cannot show metrics on {target}; NSM_METRICS_LISTEN_ON says where")]
+    Metrics {
+        /// Where they should be.
+        target: String,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
     /// A health check said no.
     #[error("{target} is not healthy: {reason}")]
     Unhealthy {
@@ -61,6 +78,13 @@ pub enum Error {
         /// What it answered.
         reason: String,
     },
+}
+
+impl Error {
+    /// Whether a setting is to blame.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Policies(_))
+    }
 }
 
 /// A process with its identity.
@@ -75,16 +99,35 @@ pub(super) struct Mesh {
     pub domain: String,
     /// How many Requests are worked on.
     pub admission: Arc<Admission>,
+    /// Users' policies for Requests and Closes.
+    pub server_policies: Policies,
+    /// Users' policies for registrations.
+    pub registry_policies: Policies,
+    /// Figures for those who watch the process.
+    pub metrics: Metrics,
+    /// What it lacks.
+    pub readiness: Readiness,
+    outcomes: Arc<Outcomes>,
+    sessions: Arc<SessionCounts>,
+    _shown: Option<Shown>,
     pub stop: CancellationToken,
 }
 
 impl Mesh {
     /// Waits for the first SVID; nothing works without one.
     pub(super) async fn start(common: &Common, stop: CancellationToken) -> Result<Self, Error> {
+        let server_policies = Policies::load(vars::NSM_SERVER_POLICIES, &common.server_policies)?;
+        let registry_policies =
+            Policies::load(vars::NSM_REGISTRY_SERVER_POLICIES, &common.registry_policies)?;
         let source = Source::start(&common.workload_api);
+        let (metrics, readiness) = (Metrics::default(), Readiness::default());
+        figures::identity(&metrics, &readiness, &source, common);
+        let stopping = stop.clone();
+        readiness.require("stop", move || stopping.is_cancelled().then(|| "the process stops".to_owned()));
+        let shown = show(common, &metrics, &readiness)?;
         let svid = source.wait(IDENTITY_LIMIT, &stop).await?;
         info!(name = %common.name, spiffe_id = %svid.leaf.id, version = env!("CARGO_PKG_VERSION"), "starting");
-        Ok(Self {
+        let mesh = Self {
             channels: Channels::new(source.clone(), common.dial_timeout),
             source,
             clock: Arc::new(SystemClock),
@@ -92,13 +135,46 @@ impl Mesh {
             trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
             domain: access::domain(&svid.leaf.id).to_owned(),
             admission: Admission::new(common.max_requests, stop.clone()),
+            server_policies,
+            registry_policies,
+            metrics,
+            readiness,
+            outcomes: Arc::default(),
+            sessions: Arc::default(),
+            _shown: shown,
             stop,
-        })
+        };
+        figures::requests(&mesh.metrics, &mesh.outcomes, &mesh.admission);
+        figures::connections(&mesh.metrics, &mesh.sessions);
+        Ok(mesh)
+    }
+
+    /// A session whose doings are counted.
+    pub(super) fn session(&self, chain: Chain, policy: Policy) -> Session {
+        Session::new(chain, policy, self.clock.clone()).counting(self.sessions.clone())
+    }
+
+    /// The health service of these gRPC services: all serve from when `ready` ends until the stop.
+    pub(super) fn health(
+        &self,
+        services: &'static [&'static str],
+        ready: impl Future<Output = ()> + Send + 'static,
+    ) -> HealthServer<impl Health> {
+        let serving = CancellationToken::new();
+        let served = serving.clone();
+        self.readiness.require("services", move || {
+            (!served.is_cancelled()).then(|| "not registered, or not connected, yet".to_owned())
+        });
+        let ready = async move {
+            ready.await;
+            serving.cancel();
+        };
+        health_service(services, ready, self.stop.clone())
     }
 
     /// What stands first in chains that others call.
     pub(super) fn admit(&self) -> Arc<dyn Element> {
-        Arc::new(Admit::new(self.admission.clone(), self.trust.clone()))
+        Arc::new(Admit::new(self.admission.clone(), self.trust.clone(), self.outcomes.clone()))
     }
 
     /// A monitor that passes on what the processes say which this one calls.
@@ -132,6 +208,24 @@ impl Mesh {
             listener.serve(router(server), self.source.clone(), self.stop.clone())
         });
         futures::future::try_join_all(serving).await?;
+        // Requests whose callers went away are finished as well: half a connection helps nobody.
+        if tokio::time::timeout(DRAIN_LIMIT, self.admission.idle()).await.is_err() {
+            warn!(requests = self.admission.load().running, "cut: they took too long");
+        }
         Ok(())
+    }
+}
+
+/// Shows figures where the settings say. That there can be no socket at the place that nobody chose, as
+/// for a client that is not root, is no reason not to work.
+fn show(common: &Common, metrics: &Metrics, readiness: &Readiness) -> Result<Option<Shown>, Error> {
+    let Some(target) = &common.metrics.target else { return Ok(None) };
+    match Shown::start(target, metrics.clone(), readiness.clone()) {
+        Ok(shown) => Ok(Some(shown)),
+        Err(error) if common.metrics.by_default => {
+            warn!(%target, %error, "no metrics are shown; NSM_METRICS_LISTEN_ON says where");
+            Ok(None)
+        }
+        Err(source) => Err(Error::Metrics { target: target.to_string(), source }),
     }
 }

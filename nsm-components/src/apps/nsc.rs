@@ -12,10 +12,10 @@ use self::dns::LocalDns;
 use super::{Error, mesh::Mesh};
 use crate::{
     api::{Connection, peer::Address},
-    chain::{Backoff, Chain, Cx, Element, Next, Policy, Reply, Request, Session},
+    chain::{Backoff, Chain, Cx, Element, Next, Policy, Reply, Request},
     elements::{
         AuthorizeClient, ClientInfo, Connect, DnsConfigs, DnsContextClient, ExcludedPrefixesClient, Heal,
-        KernelClient, Recovery, UpdatePath, UsedPrefixes, health_service,
+        KernelClient, Recovery, UpdatePath, UsedPrefixes,
     },
     settings::{Nsc, NsmUrl},
 };
@@ -82,7 +82,7 @@ impl Client {
             Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
         ]);
         let policy = Policy::Refresh(settings.request_timeout);
-        let session = Arc::new(Session::new(inner, policy, mesh.clock.clone()));
+        let session = Arc::new(mesh.session(inner, policy));
         let heal = Heal {
             session: session.clone(),
             channels: mesh.channels.clone(),
@@ -162,8 +162,7 @@ pub async fn run(settings: Nsc, stop: CancellationToken) -> Result<(), Error> {
     let connecting = clients.iter().map(|client| client.connect(&stop));
     let connections = futures::future::join_all(connecting).await;
     // Healthy means connected: what waits for this program may use its interfaces.
-    let router =
-        |mut server: Server| -> Router { server.add_service(health_service(&[], future::ready(()))) };
+    let router = |mut server: Server| -> Router { server.add_service(mesh.health(&[], future::ready(()))) };
     let served = if stop.is_cancelled() {
         Ok(())
     } else {

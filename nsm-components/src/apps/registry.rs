@@ -13,11 +13,8 @@ use crate::{
         network_service_registry_server::NetworkServiceRegistryServer,
     },
     chain::{RegistryChain, RegistryElement},
-    elements::{
-        health_service,
-        registry::{
-            Access, Authorize, Connect, Interdomain, Memory, RegistryService, SetPayload, Store, UpdatePath,
-        },
+    elements::registry::{
+        Access, Authorize, Connect, Interdomain, Memory, RegistryService, SetPayload, Store, UpdatePath,
     },
     settings::Registry,
 };
@@ -28,7 +25,7 @@ const SERVICES: &[&str] = &["registry.NetworkServiceRegistry", "registry.Network
 fn services(mesh: &Mesh, proxy: Option<&Connect>) -> RegistryChain<NetworkService> {
     RegistryChain::new([
         Arc::new(UpdatePath::new(mesh.trust.clone())) as Arc<dyn RegistryElement<NetworkService>>,
-        Arc::new(Authorize::new(mesh.clock.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
         Arc::new(SetPayload),
         Arc::new(Interdomain::new(proxy)),
         Arc::new(Store::new(Arc::new(Memory::default()), mesh.clock.clone())),
@@ -42,7 +39,7 @@ fn endpoints(
 ) -> RegistryChain<NetworkServiceEndpoint> {
     RegistryChain::new([
         Arc::new(UpdatePath::new(mesh.trust.clone())) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
-        Arc::new(Authorize::new(mesh.clock.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
         Arc::new(Access::new(services, mesh.trust.clone(), &mesh.domain)),
         Arc::new(Interdomain::new(proxy)),
         Arc::new(Store::new(Arc::new(Memory::default()), mesh.clock.clone())),
@@ -63,7 +60,7 @@ pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Erro
         server
             .add_service(NetworkServiceRegistryServer::new(service.clone()))
             .add_service(NetworkServiceEndpointRegistryServer::new(service.clone()))
-            .add_service(health_service(SERVICES, std::future::ready(())))
+            .add_service(mesh.health(SERVICES, std::future::ready(())))
     };
     mesh.serve(Mesh::bind(&settings.listen_on)?, router).await
 }

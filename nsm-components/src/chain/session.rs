@@ -31,7 +31,7 @@ use super::{
     Backoff, Chain, Clock, Cx, Element, Error, Kind, Memory, Next, Reply, Request, Result, jitter,
     merge::merge,
 };
-use crate::api::{Connection, connection::State, connectioncontext::ConnectionContext, peer::Files};
+use crate::api::{Connection, Counter, connection::State, connectioncontext::ConnectionContext, peer::Files};
 
 /// Events of one connection that may wait; more callers than that are refused.
 const QUEUE: usize = 16;
@@ -62,12 +62,32 @@ pub enum Policy {
     Refresh(Duration),
 }
 
+/// What sessions did so far. Several may share it.
+#[derive(Debug, Default)]
+pub struct SessionCounts {
+    /// Connections that got a task.
+    pub begun: Counter,
+    /// Connections whose task ended.
+    pub ended: Counter,
+    /// Connections closed because they were not refreshed.
+    pub expired: Counter,
+    /// Requests repeated in time.
+    pub refreshed: Counter,
+    /// Requests repeated because the way to the endpoint may have been broken.
+    pub healed: Counter,
+    /// Repeated Requests that failed.
+    pub failed: Counter,
+    /// Connections moved to another endpoint.
+    pub reselected: Counter,
+}
+
 /// Runs a chain in one task per connection id. It stands last in its own chain.
 pub struct Session {
     chain: Chain,
     policy: Policy,
     clock: Clock,
     tasks: Arc<Mutex<HashMap<String, Task>>>,
+    counts: Arc<SessionCounts>,
 }
 
 struct Task {
@@ -92,7 +112,13 @@ enum Event {
 impl Session {
     /// A session around the rest of a chain.
     pub fn new(chain: Chain, policy: Policy, clock: Clock) -> Self {
-        Self { chain, policy, clock, tasks: Arc::default() }
+        Self { chain, policy, clock, tasks: Arc::default(), counts: Arc::default() }
+    }
+
+    /// The same, counting what it does here.
+    #[must_use]
+    pub fn counting(self, counts: Arc<SessionCounts>) -> Self {
+        Self { counts, ..self }
     }
 
     /// Number of connections with a task.
@@ -170,6 +196,7 @@ impl Session {
             unknown_since: None,
             dead_since: None,
             anew: false,
+            counts: Begun::new(self.counts.clone()),
         };
         let span = info_span!(parent: Span::none(), "connection", connection.id = id);
         let handle = tokio::spawn(worker.run(receiver).instrument(span));
@@ -235,6 +262,23 @@ struct Worker {
     dead_since: Option<Instant>,
     /// Whether the connection is closed further on, and any endpoint will do.
     anew: bool,
+    counts: Begun,
+}
+
+/// A task that counts its own end, however it ends.
+struct Begun(Arc<SessionCounts>);
+
+impl Begun {
+    fn new(counts: Arc<SessionCounts>) -> Self {
+        counts.begun.add();
+        Self(counts)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.ended.add();
+    }
 }
 
 impl Worker {
@@ -270,7 +314,10 @@ impl Worker {
                 let closed = self.close(cx, request).await;
                 let _ = answer.send(closed);
             }
-            Event::Heal { anew, told } => self.heal(anew, told).await,
+            Event::Heal { anew, told } => {
+                self.counts.0.healed.add();
+                self.heal(anew, told).await;
+            }
             Event::End => self.end().await,
         }
     }
@@ -328,6 +375,7 @@ impl Worker {
         match self.policy {
             Policy::Expire => {
                 info!("not refreshed in time: closing");
+                self.counts.0.expired.add();
                 self.end().await;
             }
             Policy::Refresh(_) => self.refresh().await,
@@ -375,9 +423,11 @@ impl Worker {
         let asked = if anew { self.reselect(request.clone()) } else { request.clone() };
         let error = match self.request(Cx::within(limit), asked).await {
             Ok(reply) => {
+                self.counts.0.refreshed.add();
                 if anew {
                     let endpoint = &reply.connection.network_service_endpoint_name;
                     info!(%endpoint, "connected anew");
+                    self.counts.0.reselected.add();
                 }
                 (self.unknown_since, self.anew) = (None, false);
                 return;
@@ -391,6 +441,7 @@ impl Worker {
             return;
         }
         warn!(%error, "could not refresh; trying again");
+        self.counts.0.failed.add();
         self.timer = Some(Instant::now() + self.retry.pause());
     }
 
@@ -407,6 +458,7 @@ impl Worker {
         match self.request(Cx::within(limit), moved).await {
             Ok(reply) => {
                 info!(endpoint = %reply.connection.network_service_endpoint_name, "moved to another endpoint");
+                self.counts.0.reselected.add();
                 true
             }
             Err(error) => {

@@ -12,6 +12,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -26,6 +27,9 @@ const WAITING: usize = 16;
 
 /// Part of the places, and of the queue, that one caller may have.
 const SHARE: usize = 4;
+
+/// How often it is looked whether all is done.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Why a Request is not begun.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,6 +142,13 @@ impl Admission {
         let sum = |count: fn(&Level) -> usize| state.levels.iter().map(count).sum();
         let (running, waiting) = (sum(|level| level.running), sum(|level| level.waiting));
         Load { running, waiting, refused: state.refused }
+    }
+
+    /// Ends when nothing is worked on.
+    pub async fn idle(&self) {
+        while self.load().running > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// A place for a Request of `caller`, whose way here had `level` steps. It waits for its turn.

@@ -1,7 +1,5 @@
 //! Who is next, and who is refused. Time is paused.
 
-use std::time::Duration;
-
 use tokio::task::{JoinHandle, yield_now};
 
 use super::*;

@@ -8,23 +8,66 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    api::trust::Trust,
+    api::{Counter, trust::Trust},
     chain::{Caller, Cx, Element, Error, Kind, Next, Reply, Request, Result},
     daemon::{Admission, Refusal},
     transport::token,
 };
+
+/// How Requests ended: those that were answered, and the others by kind.
+#[derive(Debug, Default)]
+pub struct Outcomes([Counter; RESULTS.len()]);
+
+/// Names of outcomes.
+const RESULTS: [&str; 10] = [
+    "ok",
+    "invalid",
+    "denied",
+    "not_found",
+    "taken",
+    "exhausted",
+    "unavailable",
+    "deadline",
+    "internal",
+    "gone",
+];
+
+impl Outcomes {
+    fn count(&self, result: &Result<Reply>) {
+        let at = match result.as_ref().map_err(|error| error.kind) {
+            Ok(_) => 0,
+            Err(Kind::Invalid) => 1,
+            Err(Kind::Denied) => 2,
+            Err(Kind::NotFound) => 3,
+            Err(Kind::Taken) => 4,
+            Err(Kind::Exhausted) => 5,
+            Err(Kind::Unavailable) => 6,
+            Err(Kind::Deadline) => 7,
+            Err(Kind::Internal) => 8,
+            Err(Kind::Gone) => 9,
+        };
+        self.0[at].add();
+    }
+
+    /// How many ended in each way, by its name.
+    pub fn read(&self) -> Vec<(&'static str, u64)> {
+        RESULTS.iter().copied().zip(self.0.iter().map(Counter::get)).collect()
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Admit {
     admission: Arc<Admission>,
     trust: Trust,
+    outcomes: Arc<Outcomes>,
 }
 
 impl Admit {
     /// Lets Requests in as `admission` says. Who is trusted is believed whose Request it passes on.
-    pub fn new(admission: Arc<Admission>, trust: Trust) -> Self {
-        Self { admission, trust }
+    /// How they end is counted there.
+    pub fn new(admission: Arc<Admission>, trust: Trust, outcomes: Arc<Outcomes>) -> Self {
+        Self { admission, trust, outcomes }
     }
 
     /// Whose turn it is.
@@ -51,6 +94,14 @@ impl Element for Admit {
     }
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+        let result = self.admit(cx, request, next).await;
+        self.outcomes.count(&result);
+        result
+    }
+}
+
+impl Admit {
+    async fn admit(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
         let Some(caller) = &cx.caller else { return next.request(cx, request).await };
         let level = request.connection.path.as_ref().map_or(0, |path| path.index as usize);
         let place = self.admission.enter(&self.client(caller, &request), level, cx.deadline).await;
@@ -99,7 +150,7 @@ mod tests {
         let admission = Admission::new(limit, CancellationToken::new());
         let answer = Arc::new(Notify::new());
         let inner = Chain::new([Arc::new(Slow(answer.clone())) as Arc<dyn Element>]);
-        let admit = Admit::new(admission.clone(), Trust::Prefixes(Vec::new()));
+        let admit = Admit::new(admission.clone(), Trust::Prefixes(Vec::new()), Arc::default());
         let session = Session::new(inner, Policy::Expire, Arc::new(SystemClock));
         let chain = Chain::new([Arc::new(admit) as Arc<dyn Element>, Arc::new(session)]);
         Process { admission, chain, answer }
@@ -155,7 +206,7 @@ mod tests {
         let segment = crate::api::PathSegment { token, ..Default::default() };
         request.connection.path = Some(crate::api::Path { index: 0, path_segments: vec![segment] });
         let trust = Trust::Prefixes(vec!["spiffe://d/mesh/".into()]);
-        let admit = Admit::new(Admission::new(1, CancellationToken::new()), trust);
+        let admit = Admit::new(Admission::new(1, CancellationToken::new()), trust, Arc::default());
         let client = |id: &str| admit.client(cx(id, Duration::ZERO).caller.as_ref().unwrap(), &request);
         assert_eq!(client("spiffe://d/mesh/nsmgr"), "spiffe://d/client");
         assert_eq!(client("spiffe://d/pod"), "spiffe://d/pod");

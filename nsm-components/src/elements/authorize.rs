@@ -6,8 +6,9 @@
 
 use async_trait::async_trait;
 
+use super::opa::{self, Policies};
 use crate::{
-    api::trust::Trust,
+    api::{Path, PathSegment, trust::Trust},
     chain::{Caller, Clock, Cx, Element, Error, Kind, Next, Reply, Request, Result},
     transport::token::{self, Claims, Refusal},
 };
@@ -16,6 +17,7 @@ use crate::{
 pub struct Authorize {
     clock: Clock,
     only: Option<Trust>,
+    policies: Policies,
 }
 
 /// What the tokens on the way to this process must show.
@@ -72,12 +74,18 @@ impl Judge<'_> {
 impl Authorize {
     /// Judges tokens by this clock.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, only: None }
+        Self { clock, only: None, policies: Policies::default() }
     }
 
     /// The same, and lets only processes of the mesh call.
     pub fn mesh_only(clock: Clock, trust: Trust) -> Self {
-        Self { clock, only: Some(trust) }
+        Self { clock, only: Some(trust), policies: Policies::default() }
+    }
+
+    /// The same, and these policies must agree.
+    #[must_use]
+    pub fn with(self, policies: Policies) -> Self {
+        Self { policies, ..self }
     }
 
     fn check(&self, cx: &Cx, request: &Request, expired_too: bool) -> Result<()> {
@@ -93,8 +101,41 @@ impl Authorize {
         let tokens: Vec<&str> =
             path.path_segments.iter().take(own).map(|segment| segment.token.as_str()).collect();
         let now = (!expired_too).then(|| self.clock.seconds());
-        Judge { now, caller }.check(&tokens)
+        Judge { now, caller }.check(&tokens)?;
+        if self.policies.is_empty() {
+            return Ok(());
+        }
+        self.policies.check(&input(caller, path)?)
     }
+}
+
+/// What policies judge: the path up to this process, with its own token, and who called.
+fn input(caller: &Caller, path: &Path) -> Result<serde_json::Value> {
+    let own = path.index as usize;
+    let mut segments: Vec<_> = path.path_segments.iter().take(own + 1).map(segment).collect();
+    if let Some(last) = segments.last_mut() {
+        last.insert("token".to_owned(), (*caller.link.own_token()?.0).into());
+    }
+    Ok(serde_json::json!({
+        "index": own,
+        "path_segments": segments,
+        "auth_info": opa::auth_info(caller.link.certificate()),
+    }))
+}
+
+/// As upstream writes it: what is empty is absent.
+fn segment(segment: &PathSegment) -> serde_json::Map<String, serde_json::Value> {
+    let texts = [("name", &segment.name), ("id", &segment.id), ("token", &segment.token)];
+    let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
+    let mut all: serde_json::Map<_, _> =
+        texts.map(|(key, text)| (key.to_owned(), text.as_str().into())).collect();
+    if let Some(end) = &segment.expires {
+        all.insert("expires".to_owned(), serde_json::json!({"seconds": end.seconds, "nanos": end.nanos}));
+    }
+    if !segment.metrics.is_empty() {
+        all.insert("metrics".to_owned(), serde_json::json!(segment.metrics));
+    }
+    all
 }
 
 #[async_trait]

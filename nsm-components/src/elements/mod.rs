@@ -22,6 +22,7 @@ mod mechanismtranslation;
 mod monitor;
 mod netsvcmonitor;
 mod onidle;
+mod opa;
 mod passthrough;
 mod point2pointipam;
 mod policyroute;
@@ -37,7 +38,7 @@ mod xconnect;
 
 pub use self::{
     access::Access,
-    admit::Admit,
+    admit::{Admit, Outcomes},
     authorize::Authorize,
     authorizeclient::AuthorizeClient,
     clientinfo::ClientInfo,
@@ -57,6 +58,7 @@ pub use self::{
     monitor::{Monitor, MonitorEvent, PeerEvents, Peers, PeersByGrpc},
     netsvcmonitor::NetSvcMonitor,
     onidle::OnIdle,
+    opa::{Policies, PolicyError},
     passthrough::PassThrough,
     point2pointipam::{Keep, Point2PointIpam},
     policyroute::{PolicyRoute, PolicyRouteError},

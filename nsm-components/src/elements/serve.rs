@@ -110,21 +110,34 @@ impl MonitorConnection for ConnectionService {
 }
 
 /// The standard health service: these services and the process as a whole serve from when `ready`
-/// ends (gRPC Health Checking Protocol).
+/// ends until the stop (gRPC Health Checking Protocol).
 pub fn health_service(
     services: &'static [&'static str],
     ready: impl Future<Output = ()> + Send + 'static,
+    stop: CancellationToken,
 ) -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
     let (reporter, service) = tonic_health::server::health_reporter();
     tokio::spawn(async move {
+        use tonic_health::ServingStatus::{NotServing, Serving};
         let all = || services.iter().copied().chain([""]);
         for name in all() {
-            reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+            reporter.set_service_status(name, NotServing).await;
         }
-        ready.await;
+        tokio::select! {
+            () = ready => {}
+            () = stop.cancelled() => return,
+        }
         for name in all() {
-            reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+            reporter.set_service_status(name, Serving).await;
+        }
+        stop.cancelled().await;
+        for name in all() {
+            reporter.set_service_status(name, NotServing).await;
         }
     });
     service
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

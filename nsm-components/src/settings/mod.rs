@@ -6,11 +6,19 @@
 //! value and what is allowed.
 
 mod components;
+mod loglevel;
+mod recorded;
 mod url;
 pub mod vars;
 
 use std::{
-    collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration,
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -18,8 +26,10 @@ use ipnet::IpNet;
 pub use self::{
     components::{
         Common, DnsServers, Endpoint, Forwarder, IdentityAgent, IdentityAuthority, IdentityStandalone,
-        IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Registry,
+        IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Registry, Shown,
     },
+    loglevel::LogLevel,
+    recorded::Recorded,
     url::{NsmUrl, Target, UrlError},
 };
 
@@ -142,6 +152,35 @@ impl<'a> Reader<'a> {
         self.read(name, default, "a UDP port from 1 to 65535; 0 means the default", |text| {
             text.parse().ok().map(|port| if port == 0 { default } else { port })
         })
+    }
+
+    pub(crate) fn log_level(&mut self) -> LogLevel {
+        let text = self.text(vars::NSM_LOG_LEVEL, "INFO");
+        text.parse().unwrap_or_else(|error: loglevel::NoLevel| {
+            self.refuse(vars::NSM_LOG_LEVEL, &text, error.to_string());
+            LogLevel::default()
+        })
+    }
+
+    /// Where figures are shown: nowhere when it is empty.
+    pub(crate) fn shown(&mut self, name: &str, default: &str) -> Shown {
+        let by_default = self.vars.get(name).is_none();
+        let text = self.text(name, default);
+        if text.trim().is_empty() {
+            return Shown { target: None, by_default };
+        }
+        let private = |target: &Target| match target {
+            Target::Unix(_) => true,
+            Target::Tcp(address) => {
+                address.parse().is_ok_and(|address: SocketAddr| address.ip().is_loopback())
+            }
+        };
+        let target = text.parse().ok().filter(private);
+        if target.is_none() {
+            let allowed = "unix://<path>, tcp://127.0.0.1:<port> or nothing: they are for this host alone";
+            self.refuse(name, &text, allowed);
+        }
+        Shown { target, by_default }
     }
 
     /// A number in a range.

@@ -9,7 +9,8 @@ macro_rules! names {
 names! {
     /// Name of the process: its segment in every path. Stable over restarts.
     NSM_NAME,
-    /// Lowest level that is logged: ERROR, WARN, INFO, DEBUG, TRACE, or a filter of tracing's.
+    /// Lowest level that is logged: ERROR, WARN, INFO, DEBUG, TRACE, OFF, or a list such as
+    /// `info,nsm_components=debug`.
     NSM_LOG_LEVEL,
     /// Longest life of a token; a connection that is not refreshed ends after it.
     NSM_MAX_TOKEN_LIFETIME,
@@ -26,6 +27,14 @@ names! {
     NSM_DIAL_TIMEOUT,
     /// How long one Request may take.
     NSM_REQUEST_TIMEOUT,
+    /// Files or patterns of files with policies in rego for Requests and Closes, comma-separated. Upstream's
+    /// default patterns stand for the native checks, which count always.
+    NSM_SERVER_POLICIES,
+    /// The same for registrations (upstream's name).
+    NSM_REGISTRY_SERVER_POLICIES,
+    /// Where the process shows metrics, liveness and readiness, for its own host alone: a `unix://` URL or
+    /// a `tcp://` one with a loopback address; empty: nowhere.
+    NSM_METRICS_LISTEN_ON,
     /// How many Requests a process works on at once; sixteen times as many wait for their turn.
     NSM_MAX_REQUESTS_IN_FLIGHT,
     /// Labels of the endpoint or forwarder: `key:value,key2:value2`.

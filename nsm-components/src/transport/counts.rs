@@ -1,7 +1,7 @@
 //! What a process did towards its peers, counted where it happens: dials, signatures, calls by method.
 //! Plain counters without locks, shared by all channels and listeners of one identity.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::api::Counter;
 
 /// The methods of the mesh's API, as they stand in a call's path (protocol §1.1). What is none of
 /// them is counted as [`OTHER`].
@@ -21,10 +21,6 @@ pub const METHODS: [&str; 10] = [
 /// Name that stands for all other methods.
 pub const OTHER: &str = "other";
 
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
 /// All counts of one process; everything is zero at its start.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -43,18 +39,6 @@ pub struct Counts {
     /// Tokens that were known to be verified.
     pub verifications_saved: Counter,
     calls: [Counter; METHODS.len()],
-}
-
-impl Counter {
-    /// One more.
-    pub fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 impl Counts {

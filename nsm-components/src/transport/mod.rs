@@ -23,7 +23,7 @@ mod wire;
 pub use self::{
     calls::Calls,
     channel::{Channel, Channels},
-    counts::{Counter, Counts, METHODS, OTHER},
+    counts::{Counts, METHODS, OTHER},
     error::Error,
     fds::FdTable,
     file::file_key,

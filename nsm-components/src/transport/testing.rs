@@ -77,6 +77,12 @@ pub(crate) fn source() -> Source {
     controlled(Ca::new().svid("spiffe://d/a", Duration::from_hours(1))).0
 }
 
+/// Identities that trust each other.
+pub(crate) fn sources(ids: &[&str]) -> Vec<Source> {
+    let ca = Ca::new();
+    ids.iter().map(|id| controlled(ca.svid(id, Duration::from_hours(1))).0).collect()
+}
+
 /// A source that has this until it is given something else.
 pub(crate) fn controlled(answer: X509svidResponse) -> (Source, Hand) {
     let (sender, current) = watch::channel(None);

@@ -22,7 +22,7 @@ use crate::{
     chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
     elements::{
         Access, Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, ExcludedPrefixes,
-        Index, LocalEntries, Monitor, NetSvcMonitor, UpdatePath, UpdateToken, health_service, registry,
+        Index, LocalEntries, Monitor, NetSvcMonitor, UpdatePath, UpdateToken, registry,
     },
     settings::{Nsmgr, Target},
 };
@@ -68,13 +68,13 @@ fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries
         services: RegistryChain::new([
             Arc::new(registry::UpdatePath::new(mesh.trust.clone()))
                 as Arc<dyn RegistryElement<NetworkService>>,
-            Arc::new(registry::Authorize::new(mesh.clock.clone())),
+            Arc::new(registry::Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
             Arc::new(up),
         ]),
         endpoints: RegistryChain::new([
             Arc::new(registry::UpdatePath::new(mesh.trust.clone()))
                 as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
-            Arc::new(registry::Authorize::new(mesh.clock.clone())),
+            Arc::new(registry::Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
             Arc::new(registry::Expire::new(inner_endpoints.clone(), mesh.clock.clone())),
         ]),
         inner_services,
@@ -97,13 +97,13 @@ fn chain(
         Arc::new(DiscoverForwarder::new(index.clone(), local, &settings.forwarder_service)),
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
     ]);
-    let session = Arc::new(Session::new(inner, Policy::Expire, mesh.clock.clone()));
+    let session = Arc::new(mesh.session(inner, Policy::Expire));
     let chain = Chain::new([
         mesh.admit(),
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         // Before the session: who is refused leaves nothing.
-        Arc::new(Authorize::new(mesh.clock.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.server_policies.clone())),
         Arc::new(Access::new(index, mesh.trust.clone())),
         session.clone(),
     ]);
@@ -148,7 +148,7 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
             .add_service(MonitorConnectionServer::new(connections.clone()))
             .add_service(NetworkServiceRegistryServer::new(registry.clone()))
             .add_service(NetworkServiceEndpointRegistryServer::new(registry.clone()))
-            .add_service(health_service(SERVICES, std::future::ready(())))
+            .add_service(mesh.health(SERVICES, std::future::ready(())))
     };
     mesh.serve(Mesh::bind(&settings.listen_on)?, router).await
 }

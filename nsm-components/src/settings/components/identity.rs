@@ -5,12 +5,14 @@ use std::{path::PathBuf, time::Duration};
 use super::{MINUTE, ObjectRef};
 use crate::{
     api::names,
-    settings::{Errors, Reader, Target, Vars, vars},
+    settings::{Errors, LogLevel, Reader, Target, Vars, vars},
 };
 
 /// `nsm identity agent`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityAgent {
+    /// `NSM_LOG_LEVEL`, INFO.
+    pub log_level: LogLevel,
     /// `NSM_LISTEN_ON`: the Workload API socket to serve.
     pub listen_on: Target,
     /// `NODE_NAME`.
@@ -28,6 +30,7 @@ impl IdentityAgent {
     pub fn read(vars: &dyn Vars) -> Result<Self, Errors> {
         let mut reader = Reader::new(vars);
         let settings = Self {
+            log_level: reader.log_level(),
             listen_on: reader.target(vars::NSM_LISTEN_ON, &format!("unix://{}", names::IDENTITY_SOCKET)),
             node_name: reader.name(vars::NODE_NAME, ""),
             authority_url: reader.target(vars::NSM_AUTHORITY_URL, ""),
@@ -41,6 +44,8 @@ impl IdentityAgent {
 /// `nsm identity authority`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityAuthority {
+    /// `NSM_LOG_LEVEL`, INFO.
+    pub log_level: LogLevel,
     /// `NSM_LISTEN_ON`: one TCP address.
     pub listen_on: Target,
     /// `NSM_TRUST_DOMAIN`.
@@ -60,6 +65,7 @@ impl IdentityAuthority {
     pub fn read(vars: &dyn Vars) -> Result<Self, Errors> {
         let mut reader = Reader::new(vars);
         let settings = Self {
+            log_level: reader.log_level(),
             listen_on: reader.target(vars::NSM_LISTEN_ON, &format!("tcp://:{}", names::AUTHORITY_PORT)),
             trust_domain: reader.name(vars::NSM_TRUST_DOMAIN, "k8s.nsm"),
             svid_lifetime: reader.duration(vars::NSM_SVID_LIFETIME, 60 * MINUTE),
@@ -74,6 +80,8 @@ impl IdentityAuthority {
 /// `nsm identity standalone`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityStandalone {
+    /// `NSM_LOG_LEVEL`, INFO.
+    pub log_level: LogLevel,
     /// `NSM_LISTEN_ON`: the Workload API socket to serve.
     pub listen_on: Target,
     /// `NSM_TRUST_DOMAIN`.
@@ -101,6 +109,7 @@ impl IdentityStandalone {
         let svid_lifetime = reader.duration(vars::NSM_SVID_LIFETIME, 60 * MINUTE);
         let shortest = svid_lifetime.saturating_mul(SVIDS_PER_CA);
         let settings = Self {
+            log_level: reader.log_level(),
             listen_on: reader.target(vars::NSM_LISTEN_ON, &format!("unix://{}", names::IDENTITY_SOCKET)),
             trust_domain: reader.name(vars::NSM_TRUST_DOMAIN, "host.nsm"),
             svid_lifetime,

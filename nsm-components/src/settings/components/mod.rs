@@ -19,7 +19,7 @@ pub use self::{
     nsmgr::Nsmgr,
     registry::Registry,
 };
-use super::{Reader, Target, vars};
+use super::{LogLevel, Reader, Target, vars};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -33,11 +33,24 @@ pub struct ObjectRef {
     pub name: String,
 }
 
+/// Where a process shows its figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// For its own host alone; nowhere when absent.
+    pub target: Option<Target>,
+    /// Whether nobody chose that place.
+    pub by_default: bool,
+}
+
 /// What every process of the mesh reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Common {
     /// `NSM_NAME`.
     pub name: String,
+    /// `NSM_LOG_LEVEL`, INFO.
+    pub log_level: LogLevel,
+    /// `NSM_METRICS_LISTEN_ON`; by default a private socket below `/run/nsm`, if there can be one.
+    pub metrics: Shown,
     /// `SPIFFE_ENDPOINT_SOCKET`: where the process gets its identity.
     pub workload_api: Target,
     /// `NSM_MAX_TOKEN_LIFETIME`, 10 minutes.
@@ -46,6 +59,10 @@ pub struct Common {
     pub dial_timeout: Duration,
     /// `NSM_MAX_REQUESTS_IN_FLIGHT`, 256.
     pub max_requests: usize,
+    /// `NSM_SERVER_POLICIES`, for Requests and Closes.
+    pub server_policies: Vec<String>,
+    /// `NSM_REGISTRY_SERVER_POLICIES`, for registrations.
+    pub registry_policies: Vec<String>,
     /// `NSM_TRUSTED_IDS`: beginnings of SPIFFE IDs; see [`crate::api::trust::Trust`].
     pub trusted_ids: Vec<String>,
     /// `NODE_NAME`, `POD_NAME` and `CLUSTER_NAME` under upstream's label names, as far as set.
@@ -63,12 +80,22 @@ impl Common {
                 client_info.insert(label.to_owned(), value);
             }
         }
+        let name = reader.name(vars::NSM_NAME, name);
+        let metrics = format!("unix:///run/nsm/{}.metrics.sock", name.replace('/', "-"));
         Self {
+            log_level: reader.log_level(),
+            metrics: reader.shown(vars::NSM_METRICS_LISTEN_ON, &metrics),
             workload_api: reader.target(vars::SPIFFE_ENDPOINT_SOCKET, ""),
-            name: reader.name(vars::NSM_NAME, name),
+            name,
             max_token_lifetime: reader.duration(vars::NSM_MAX_TOKEN_LIFETIME, 10 * MINUTE),
             dial_timeout: reader.duration(vars::NSM_DIAL_TIMEOUT, dial_timeout),
             max_requests: reader.count(vars::NSM_MAX_REQUESTS_IN_FLIGHT, 256, 1..=4096),
+            server_policies: reader
+                .list(vars::NSM_SERVER_POLICIES, "etc/nsm/opa/common/.*.rego,etc/nsm/opa/server/.*.rego"),
+            registry_policies: reader.list(
+                vars::NSM_REGISTRY_SERVER_POLICIES,
+                "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/server/.*.rego",
+            ),
             trusted_ids: reader.list(vars::NSM_TRUSTED_IDS, ""),
             client_info,
         }

@@ -25,6 +25,7 @@ fn object(namespace: &str, name: &str) -> ObjectRef {
 
 fn start_authority(api: &FakeApi, listener: TcpListener) -> JoinHandle<Result<(), Error>> {
     let settings = IdentityAuthority {
+        log_level: crate::settings::LogLevel::default(),
         listen_on: Target::Tcp(listener.local_addr().unwrap().to_string()),
         trust_domain: "k8s.nsm".into(),
         svid_lifetime: Duration::from_hours(1),
@@ -137,6 +138,7 @@ impl Daemon {
 
     fn start_with(api: &FakeApi, folder: &std::path::Path, authority_url: Target) -> Self {
         let settings = Settings {
+            log_level: crate::settings::LogLevel::default(),
             listen_on: Target::Unix(folder.join("agent.sock")),
             node_name: "node1".into(),
             authority_url,

@@ -36,6 +36,7 @@ impl Running {
     async fn start(api: &FakeApi) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = Settings {
+            log_level: crate::settings::LogLevel::default(),
             listen_on: Target::Tcp(listener.local_addr().unwrap().to_string()),
             trust_domain: "k8s.nsm".into(),
             svid_lifetime: Duration::from_hours(1),
