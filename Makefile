@@ -77,8 +77,10 @@ deny: ## Licences, sources and banned crates among the dependencies; needs cargo
 soak: ## Repetitions of the tests with random faults
 	@echo "soak: repetitions are not written yet; 'make test' makes one pass of every claim" >&2; exit 1
 
-bench: ## Figures beside their limits
-	@echo "bench: there are no measurements yet" >&2; exit 1
+bench: setup ## Figures beside their limits, of optimised programs; or some: ONLY=P4,P17
+	cargo build --release -p nsm-components --bin nsm
+	NSM_BIN=$(CURDIR)/$(TARGET_DIR)/release/nsm cargo bench -q -p nsm-e2e --bench figures -- \
+	  --results $(CURDIR)/target/bench/results.json
 
 clean: ## Removes what was built here; caches of the local Kubernetes stay
 	cargo clean

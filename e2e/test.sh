@@ -58,7 +58,7 @@ count() {
 
 tiers=(unit netns peers controlplane cluster)
 [ -z "${TIER:-}" ] || tiers=("$TIER")
-cargo build --workspace --bins -q || exit 1
+cargo build --workspace --bins --examples -q || exit 1
 export NSM_BIN="$PWD/$PROGRAMS/nsm" NSM_OPERATOR_BIN="$PWD/$PROGRAMS/nsm-operator" NSM_CLUSTER_BIN="$PWD/$cluster"
 # Root is there where it is needed, so a test that skips for want of it has failed.
 [ "$(id -u)" != 0 ] || export NSM_REQUIRE_ROOT=1

@@ -21,6 +21,7 @@ var roles = map[string]func(context.Context, *process) error{
 	"nse":       runEndpoint,
 	"nsc":       runClient,
 	"watch":     runWatch,
+	"identity":  runIdentity,
 	"find":      runFind,
 }
 

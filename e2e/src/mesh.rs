@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
+    process::ExitStatus,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -50,6 +51,8 @@ pub enum Who {
 #[derive(Debug)]
 pub struct Mesh {
     life: Duration,
+    /// Settings of every process, beside its own.
+    everywhere: Vec<(String, String)>,
     /// Sockets, logs and journals.
     folder: PathBuf,
     /// The program, once under the name of each process: identities are made from it.
@@ -97,6 +100,11 @@ pub fn program() -> Result<PathBuf> {
 impl Mesh {
     /// Starts identity, registry, and nsmgr and forwarder on both nodes. Tokens live for `life`.
     pub fn start(life: Duration) -> Result<Self> {
+        Self::start_with(life, &[])
+    }
+
+    /// The same, with these settings for every process.
+    pub fn start_with(life: Duration, everywhere: &[(&str, &str)]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let program = program()?;
         let id = format!("{FOLDER}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -107,6 +115,7 @@ impl Mesh {
         let programs = beside.join(&id);
         let mut mesh = Self {
             life,
+            everywhere: everywhere.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             folder: std::env::temp_dir().join(&id),
             programs,
             witness: Some(Netns::new("witness")?),
@@ -126,7 +135,7 @@ impl Mesh {
             node.ip(&format!("address add 10.77.0.{number}/24 dev wire"))?;
             node.ip("link set wire up")?;
         }
-        mesh.run(Who::Identity, &[])?;
+        mesh.run(Who::Identity, identity)?;
         mesh.run(Who::Registry, &[])?;
         for node in [1, 2] {
             mesh.run(Who::Nsmgr(node), &[])?;
@@ -150,6 +159,11 @@ impl Mesh {
             process.ended()?;
         }
         Ok(())
+    }
+
+    /// Waits for a process that ends by itself.
+    pub fn ended(&mut self, who: Who) -> Result<ExitStatus> {
+        self.processes.get_mut(&who).ok_or_else(|| anyhow!("{who} never ran"))?.ended()
     }
 
     /// Starts processes again with the settings they had.

@@ -13,14 +13,30 @@ mod commands;
 mod crossing;
 #[path = "netns/departures.rs"]
 mod departures;
+#[path = "netns/dns.rs"]
+mod dns;
+#[path = "netns/endpoint.rs"]
+mod endpoint;
 #[path = "netns/firstpacket.rs"]
 mod firstpacket;
+#[path = "netns/garbage.rs"]
+mod garbage;
 #[path = "netns/harness.rs"]
 mod harness;
+#[path = "netns/identities.rs"]
+mod identities;
+#[path = "netns/identity.rs"]
+mod identity;
+#[path = "netns/mutations.rs"]
+mod mutations;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/restarts.rs"]
 mod restarts;
+#[path = "netns/rogue.rs"]
+mod rogue;
+#[path = "netns/selection.rs"]
+mod selection;
 #[path = "netns/services.rs"]
 mod services;
 #[path = "netns/story.rs"]

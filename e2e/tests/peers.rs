@@ -10,6 +10,8 @@
 mod finds;
 #[path = "peers/forwarder.rs"]
 mod forwarder;
+#[path = "peers/identity.rs"]
+mod identity;
 #[path = "peers/matrix.rs"]
 mod matrix;
 #[path = "peers/nsc.rs"]

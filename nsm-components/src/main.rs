@@ -40,12 +40,14 @@ enum Process {
     /// Asks for network services and keeps the connections.
     ///
     /// NSM_NAME, NSM_CONNECT_TO, NSM_NETWORK_SERVICES (kernel://service/interface?label=value, …),
-    /// SPIFFE_ENDPOINT_SOCKET.
+    /// NSM_AWARENESS_GROUPS, NSM_REQUEST_TIMEOUT (15s), NSM_LOCAL_DNS_SERVER_ENABLED (true),
+    /// NSM_LOCAL_DNS_SERVER_ADDRESS (127.0.0.1:53), SPIFFE_ENDPOINT_SOCKET.
     Nsc,
     /// Offers network services and hands out addresses.
     ///
-    /// NSM_NAME, NSM_CONNECT_TO, NSM_SERVICE_NAMES, NSM_CIDR_PREFIX, NSM_LABELS, NSM_PAYLOAD,
-    /// SPIFFE_ENDPOINT_SOCKET.
+    /// NSM_NAME, NSM_CONNECT_TO, NSM_SERVICE_NAMES, NSM_LABELS, NSM_PAYLOAD, NSM_CIDR_PREFIX,
+    /// NSM_IPAM_POLICY (polite), NSM_DNS_CONFIGS, NSM_PBR_CONFIG_PATH, NSM_IDLE_TIMEOUT (never),
+    /// NSM_REGISTER_SERVICE (true), NSM_UNREGISTER_ITSELF (false), SPIFFE_ENDPOINT_SOCKET.
     Nse,
     /// Serves the SPIFFE Workload API, from which every process gets who it is.
     #[command(subcommand)]
@@ -67,8 +69,13 @@ enum Process {
 enum Identity {
     /// Without Kubernetes: an own CA on disk, callers known by user and program.
     ///
-    /// NSM_LISTEN_ON, NSM_TRUST_DOMAIN, NSM_SVID_LIFETIME (1h), NSM_BASE_DIR.
+    /// NSM_LISTEN_ON, NSM_TRUST_DOMAIN, NSM_SVID_LIFETIME (1h), NSM_CA_LIFETIME (1 year),
+    /// NSM_SPIFFE_ID_TEMPLATE (/host/uid/{uid}/{program}), NSM_BASE_DIR.
     Standalone,
+    /// Has a running `nsm identity standalone` change over to a new CA, without a restart of anything.
+    ///
+    /// NSM_LISTEN_ON: its socket. Only its own user and root may.
+    Rotate,
     /// On each node of a cluster: attests the pods that call and holds their keys. Needs the node's
     /// process ids (hostPID).
     ///
@@ -149,6 +156,18 @@ async fn run(process: Process) -> ExitCode {
         Process::Nse => start!(Nse, apps::nse::run),
         Process::Identity(Identity::Standalone) => {
             start!(IdentityStandalone, apps::identity::standalone::run)
+        }
+        Process::Identity(Identity::Rotate) => {
+            match settings::IdentityStandalone::read(&ProcessEnvironment) {
+                Ok(settings) => match apps::identity::rotate(&settings).await {
+                    Ok(rotation) => {
+                        println!("{rotation}");
+                        ExitCode::SUCCESS
+                    }
+                    Err(error) => fail(1, &error),
+                },
+                Err(errors) => fail(USAGE, &errors),
+            }
         }
         Process::Identity(Identity::Agent) => start!(IdentityAgent, apps::identity::agent::run),
         Process::Identity(Identity::Authority) => {

@@ -174,7 +174,7 @@ fn the_processes_read_what_is_rendered_for_them() {
     assert_eq!(authority.root_secret.namespace, "nsm-operator");
     assert_eq!(authority.bundle, agent.bundle);
     let nse = settings::Nse::read(&environment("gateway")).unwrap();
-    assert_eq!((nse.common.name.as_str(), nse.cidr_prefix.len()), ("pod-1", 2));
-    assert_eq!(nse.labels["app"], "gateway");
+    assert_eq!((nse.endpoint.common.name.as_str(), nse.cidr_prefix.len()), ("pod-1", 2));
+    assert_eq!(nse.endpoint.labels["app"], "gateway");
     assert_eq!(environment("gateway")["NSM_LOG_LEVEL"], "DEBUG");
 }

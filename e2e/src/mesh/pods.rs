@@ -1,10 +1,10 @@
 //! Pods of the mesh: they come, and they go without a word.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
-use super::{Mesh, Signal, Who};
+use super::{Mesh, Signal, Who, program};
 use crate::{
     netns::Netns,
     process::{Process, Recipe},
@@ -39,10 +39,42 @@ impl Mesh {
         self.pod(who, node, &all)
     }
 
+    /// The same for an endpoint of somebody else's: an example that was built beside the program.
+    pub fn example_endpoint(&mut self, example: &str, node: usize, services: &str) -> Result<Who> {
+        let built = program()?.with_file_name("examples").join(example);
+        let name = Who::Endpoint(self.made.1 + 1).to_string();
+        fs::hard_link(&built, self.programs.join(name)).with_context(|| {
+            format!("cannot link {}: build it with cargo build --examples", built.display())
+        })?;
+        self.endpoint(node, services, &[])
+    }
+
     /// Starts a client in a pod on a node; `services` is a list such as `kernel://finance/nsm-1`.
     pub fn client(&mut self, node: usize, services: &str) -> Result<Who> {
+        self.client_with(node, services, &[])
+    }
+
+    /// The same with settings beside those that all have.
+    pub fn client_with(&mut self, node: usize, services: &str, settings: &[(&str, &str)]) -> Result<Who> {
         let who = self.next_client();
-        self.pod(who, node, &[("NSM_NETWORK_SERVICES", services)])
+        let mut all = vec![("NSM_NETWORK_SERVICES", services)];
+        all.extend(settings);
+        self.pod(who, node, &all)
+    }
+
+    /// Starts a client to which `file` is its `/etc/resolv.conf`: the machine has one for all.
+    pub fn client_with_resolv_conf(&mut self, node: usize, services: &str, file: &Path) -> Result<Who> {
+        let who = self.next_client();
+        self.add_pod(who, node)?;
+        let socket = format!("unix://{}", self.nsmgr_socket(node).display());
+        let settings = [("NSM_CONNECT_TO", socket.as_str()), ("NSM_NETWORK_SERVICES", services)];
+        let mut recipe = self.recipe(who, &settings)?;
+        let program = [recipe.program.display().to_string(), recipe.arguments.join(" ")].join(" ");
+        let script = format!("mount --bind {} /etc/resolv.conf && exec {program}", file.display());
+        recipe.program = "unshare".into();
+        recipe.arguments = ["--mount", "sh", "-c", &script].map(str::to_owned).into();
+        self.processes.insert(who, Process::start(recipe)?);
+        Ok(who)
     }
 
     /// Starts one more client in the pod of another.

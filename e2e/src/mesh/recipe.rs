@@ -84,7 +84,7 @@ impl Mesh {
             netns: self.place(who)?,
             program,
             arguments: Self::arguments(who).iter().map(ToString::to_string).collect(),
-            environment: own.chain(given).collect(),
+            environment: own.chain(self.everywhere.iter().cloned()).chain(given).collect(),
             log: self.folder.join(format!("{who}.log")),
         })
     }

@@ -47,6 +47,35 @@ fn a_pod_has_an_interface_for_every_service_that_its_clients_ask_for() {
     assert_eq!(interfaces(mesh.pod_of(client).unwrap()).unwrap().len(), 3);
 }
 
+const TWO: &str = "kernel://finance/nsm-1,kernel://weather/nsm-2";
+
+/// Addresses of a client of two services whose endpoints hand out the same ones.
+fn addresses_of_two(settings: &[(&str, &str)]) -> Option<[std::net::Ipv4Addr; 2]> {
+    if !may_run() {
+        return None;
+    }
+    let mut mesh = Mesh::start(LIFE).unwrap();
+    for (node, service) in [(1, "finance"), (2, "weather")] {
+        mesh.endpoint(node, service, &[("NSM_CIDR_PREFIX", "172.16.5.0/24")]).unwrap();
+    }
+    let client = mesh.client_with(1, TWO, settings).unwrap();
+    Some(["nsm-1", "nsm-2"].map(|name| mesh.connected(client, name).unwrap().address.unwrap().0))
+}
+
+#[test]
+fn two_connections_of_a_client_never_have_the_same_address() {
+    if let Some([first, second]) = addresses_of_two(&[]) {
+        assert_ne!(first, second);
+    }
+}
+
+#[test]
+fn two_connections_of_one_awareness_group_may_have_the_same_address() {
+    if let Some([first, second]) = addresses_of_two(&[("NSM_AWARENESS_GROUPS", &format!("[{TWO}]"))]) {
+        assert_eq!(first, second);
+    }
+}
+
 /// Processes that forget everything when they are killed learn it again from those that live, long
 /// before a token ends: a client that comes right afterwards is connected at once.
 fn a_new_client_connects_soon_after(whom: &[Who]) {

@@ -27,7 +27,16 @@ pub(crate) struct Story {
 
 impl Story {
     pub(crate) fn begin() -> Self {
-        let mut mesh = Mesh::start(LIFE).unwrap();
+        Self::begin_with(LIFE)
+    }
+
+    /// With tokens of another life.
+    pub(crate) fn begin_with(life: Duration) -> Self {
+        Self::begin_in(Mesh::start(life).unwrap())
+    }
+
+    /// The same in this mesh.
+    pub(crate) fn begin_in(mut mesh: Mesh) -> Self {
         let endpoint = mesh.endpoint(2, "finance", &[]).unwrap();
         let remote = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();
         let local = mesh.client(2, &format!("kernel://finance/{IFNAME}")).unwrap();
@@ -58,8 +67,16 @@ impl Story {
 
     /// Watches the pods of both clients and of the endpoint.
     pub(crate) fn watch(&self) -> Vec<(Who, IpMonitor)> {
-        let pods = [self.endpoint, self.remote, self.local];
-        pods.map(|who| (who, IpMonitor::start(self.mesh.pod_of(who).unwrap()).unwrap())).into()
+        let endpoint = IpMonitor::start(self.mesh.pod_of(self.endpoint).unwrap()).unwrap();
+        let mut watched = self.watch_clients();
+        watched.push((self.endpoint, endpoint));
+        watched
+    }
+
+    /// Watches the pods of both clients.
+    pub(crate) fn watch_clients(&self) -> Vec<(Who, IpMonitor)> {
+        let watch = |who| (who, IpMonitor::start(self.mesh.pod_of(who).unwrap()).unwrap());
+        self.clients().map(watch).into()
     }
 }
 

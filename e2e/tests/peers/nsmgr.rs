@@ -38,6 +38,28 @@ fn an_nsmgr_of_upstream_connects_a_client_with_an_endpoint_on_another_node() {
     an_nsmgr_serves_with_the_endpoint_on(2);
 }
 
+/// Upstream's nsmgr knows a connection by the ids in its path alone.
+#[test]
+fn a_client_of_ours_that_is_killed_finds_its_connection_again_at_an_nsmgr_of_upstream() {
+    if !may_run() {
+        return;
+    }
+    let mut mesh = Mesh::start(LIFE).unwrap();
+    let _nsmgr = Upstream::nsmgr(&mut mesh, 1);
+    let endpoint = mesh.endpoint(1, "finance", &[]).unwrap();
+    let client = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();
+    let (interface, stream) = stream(&mesh, client, endpoint);
+    mesh.end(&[client], Signal::SIGKILL).unwrap();
+    mesh.start_again(&[client]).unwrap();
+    mesh.says(client, "going on with what there was before", LATE).unwrap();
+    // What is not refreshed is gone by then.
+    stream.run_for(LIFE + LATE).unwrap();
+    assert_whole(stream);
+    assert_eq!(mesh.connected(client, IFNAME).unwrap(), interface);
+    mesh.end(&[client], Signal::SIGTERM).unwrap();
+    mesh.is_clean(LATE).unwrap();
+}
+
 #[test]
 fn endpoints_of_ours_come_and_go_with_an_nsmgr_of_upstream() {
     if !may_run() {

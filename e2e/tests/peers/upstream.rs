@@ -39,7 +39,7 @@ pub(crate) struct Upstream {
 }
 
 /// The program of `e2e/peers`: `NSM_PEERS_BIN`, or what was built there.
-fn peers() -> PathBuf {
+pub(crate) fn peers() -> PathBuf {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/bin/peers");
     let path = std::env::var_os("NSM_PEERS_BIN").map_or_else(built, PathBuf::from);
     assert!(path.is_file(), "{} is missing: run `go build -o bin/peers .` in e2e/peers", path.display());

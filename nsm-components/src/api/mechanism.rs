@@ -32,6 +32,11 @@ pub const VNI: &str = "vni";
 /// Largest frame payload in bytes.
 pub const MTU: &str = "MTU";
 
+/// Key of a path segment's metrics: the process's interface towards the endpoint.
+pub const CLIENT_INTERFACE: &str = "client_interface";
+/// Key of a path segment's metrics: the process's interface towards the client.
+pub const SERVER_INTERFACE: &str = "server_interface";
+
 /// `IFNAMSIZ` less the closing zero (linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 15;
 
@@ -79,6 +84,11 @@ impl Mechanism {
     /// The VNI, when it is a valid one.
     pub fn vni(&self) -> Option<u32> {
         self.parse(VNI).filter(|vni| (1..1 << 24).contains(vni))
+    }
+
+    /// The interface as path segments name it in their metrics (protocol §6.10).
+    pub fn interface(&self) -> String {
+        format!("{}/{}", self.r#type, self.get(NAME).unwrap_or("unknown"))
     }
 
     /// Whether this is a kernel interface.

@@ -4,6 +4,8 @@
 pub mod names;
 
 #[cfg(feature = "mesh")]
+pub mod access;
+#[cfg(feature = "mesh")]
 pub mod context;
 #[cfg(feature = "mesh")]
 pub mod matching;

@@ -6,6 +6,9 @@ pub const NSMGR_SOCKET: &str = "/var/lib/networkservicemesh/nsm.io.sock";
 /// Folder of [`NSMGR_SOCKET`]; a host path on Kubernetes.
 pub const MESH_DIR: &str = "/var/lib/networkservicemesh";
 
+/// File with the prefixes that no endpoint shall hand out, where upstream's helper writes it.
+pub const EXCLUDED_PREFIXES_FILE: &str = "/var/lib/networkservicemesh/config/excluded_prefixes.yaml";
+
 /// Folder of the forwarder alone, a host path on Kubernetes: its socket and its journal. Not below
 /// [`MESH_DIR`], which pods see.
 pub const FORWARDER_DIR: &str = "/var/lib/nsm-forwarder";

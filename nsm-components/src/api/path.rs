@@ -107,6 +107,14 @@ impl Connection {
         path.path_segments.get_mut(index)
     }
 
+    /// Writes the interface of a mechanism into the current segment's metrics under this key
+    /// (protocol §6.10).
+    pub fn note_interface(&mut self, key: &str, mechanism: Option<&super::Mechanism>) {
+        if let (Some(mechanism), Some(segment)) = (mechanism, self.segment_mut(0)) {
+            segment.metrics.insert(key.to_owned(), mechanism.interface());
+        }
+    }
+
     /// All segments, first the client's.
     pub fn segments(&self) -> &[PathSegment] {
         self.path.as_ref().map_or(&[], |path| &path.path_segments)

@@ -31,31 +31,98 @@ impl NetworkServiceEndpoint {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use prost_types::Timestamp;
 
-    fn endpoint(name: &str, services: &[&str], url: &str) -> NetworkServiceEndpoint {
-        NetworkServiceEndpoint {
+    use super::*;
+    use crate::api::registry::{Match, NetworkServiceLabels};
+
+    fn service(name: &str, payload: &str, matches: &[bool]) -> NetworkService {
+        let matches =
+            matches.iter().map(|fallthrough| Match { fallthrough: *fallthrough, ..Default::default() });
+        NetworkService {
             name: name.into(),
-            network_service_names: services.iter().map(|service| (*service).to_owned()).collect(),
-            url: url.into(),
+            payload: payload.into(),
+            matches: matches.collect(),
             ..Default::default()
         }
     }
 
     #[test]
-    fn an_endpoint_is_found_by_any_subset_of_its_services_and_a_part_of_its_url() {
-        let stored = endpoint("nse", &["a", "b"], "tcp://10.0.0.1:5001");
-        assert!(endpoint("", &["b"], "").finds(&stored));
-        assert!(endpoint("nse", &[], "10.0.0.1").finds(&stored));
-        assert!(!endpoint("", &["a", "c"], "").finds(&stored));
-        assert!(!endpoint("other", &[], "").finds(&stored));
-        assert!(!endpoint("", &[], "unix").finds(&stored));
+    fn a_service_is_found_by_each_field_that_the_query_names() {
+        let stored = service("a", "IP", &[true, false]);
+        for (query, found) in [
+            (service("", "", &[]), true),
+            (service("a", "IP", &[true, false]), true),
+            (service("b", "", &[]), false),
+            (service("A", "", &[]), false),
+            (service("", "ETHERNET", &[]), false),
+            (service("", "IP", &[]), true),
+            (service("", "", &[true]), false),
+            (service("", "", &[false, true]), false),
+            (service("", "", &[true, false]), true),
+        ] {
+            assert_eq!(query.finds(&stored), found, "{query:?}");
+        }
+        let owner = NetworkService { path_ids: vec!["spiffe://d/x".into()], ..service("a", "", &[]) };
+        assert!(owner.finds(&stored), "whose it is, is no part of a query");
+    }
+
+    /// By name, services, URL, seconds of its end, and labels as `service=key:value`.
+    fn endpoint(
+        name: &str,
+        services: &str,
+        url: &str,
+        end: Option<i64>,
+        labels: &str,
+    ) -> NetworkServiceEndpoint {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let mut stored = NetworkServiceEndpoint {
+            name: name.into(),
+            network_service_names: words(services),
+            url: url.into(),
+            expiration_time: end.map(|seconds| Timestamp { seconds, nanos: 7 }),
+            ..Default::default()
+        };
+        for label in words(labels) {
+            let (service, label) = label.split_once('=').unwrap();
+            let of: &mut NetworkServiceLabels =
+                stored.network_service_labels.entry(service.to_owned()).or_default();
+            of.labels.extend(label.split_once(':').map(|(key, value)| (key.to_owned(), value.to_owned())));
+        }
+        stored
     }
 
     #[test]
-    fn a_service_is_found_by_name_and_payload() {
-        let stored = NetworkService { name: "a".into(), payload: "IP".into(), ..Default::default() };
-        assert!(NetworkService::default().finds(&stored));
-        assert!(!NetworkService { payload: "ETHERNET".into(), ..Default::default() }.finds(&stored));
+    fn an_endpoint_is_found_by_each_field_that_the_query_names() {
+        let stored =
+            endpoint("nse", "a b", "tcp://10.0.0.1:5001", Some(60), "a=app:gateway a=zone:1 b=app:firewall");
+        for (query, found) in [
+            (endpoint("", "", "", None, ""), true),
+            (endpoint("nse", "a b", "tcp://10.0.0.1:5001", Some(60), "a=app:gateway"), true),
+            (endpoint("other", "", "", None, ""), false),
+            (endpoint("ns", "", "", None, ""), false),
+            // Services: a subset, in any order.
+            (endpoint("", "b", "", None, ""), true),
+            (endpoint("", "b a", "", None, ""), true),
+            (endpoint("", "a c", "", None, ""), false),
+            // The URL: a part of the stored one.
+            (endpoint("", "", "10.0.0.1", None, ""), true),
+            (endpoint("", "", "unix", None, ""), false),
+            (endpoint("", "", "tcp://10.0.0.1:5001/", None, ""), false),
+            // The end: to the second.
+            (endpoint("", "", "", Some(60), ""), true),
+            (endpoint("", "", "", Some(61), ""), false),
+            // Labels: of each service in the query, those in the query.
+            (endpoint("", "", "", None, "a=app:gateway b=app:firewall"), true),
+            (endpoint("", "", "", None, "a=zone:1 a=app:gateway"), true),
+            (endpoint("", "", "", None, "a=app:firewall"), false),
+            (endpoint("", "", "", None, "b=zone:1"), false),
+            (endpoint("", "", "", None, "c="), false),
+            (endpoint("", "", "", None, "a="), true),
+        ] {
+            assert_eq!(query.finds(&stored), found, "{query:?}");
+        }
+        let unending = endpoint("nse", "a", "", None, "");
+        assert!(!endpoint("", "", "", Some(60), "").finds(&unending), "it has no end");
     }
 }

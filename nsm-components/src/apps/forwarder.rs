@@ -59,10 +59,11 @@ fn chain(
         // On the way back: both sides are known only then.
         Arc::new(xconnect) as Arc<dyn Element>,
         Arc::new(MechanismTranslation::new(tunnel)),
-        Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
+        Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life).to_endpoints()),
     ]);
     Chain::new([
-        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
+        mesh.admit(),
+        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         // Only the node's nsmgr calls a forwarder.
         Arc::new(Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone())),
@@ -102,8 +103,8 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
         registry::Connect::new(mesh.channels.clone(), settings.connect_to.clone().into(), mesh.token_life);
     let services = RegistryChain::new([Arc::new(up.clone()) as Arc<dyn RegistryElement<NetworkService>>]);
     let endpoints = RegistryChain::new([Arc::new(up) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>]);
-    let index = Index::new(services.clone(), endpoints.clone(), mesh.clock.clone());
-    let monitor = Arc::new(Monitor::default());
+    let index = Index::new(services.clone(), endpoints.clone(), mesh.clock.clone(), &mesh.domain);
+    let monitor = Arc::new(mesh.monitor(&settings.common.name));
     let chain = chain(&mesh, &settings, tunnel, vnis, &monitor, index, xconnect);
     let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone());
     // Before the registration, which passes the socket on.

@@ -7,8 +7,10 @@ use tonic::transport::{Server, server::Router};
 use tracing::info;
 
 use crate::{
-    api::trust::Trust,
-    chain::{Clock, SystemClock},
+    api::{access, trust::Trust},
+    chain::{Clock, Element, SystemClock},
+    daemon::Admission,
+    elements::{Admit, Monitor, PeersByGrpc},
     settings::{Common, Target},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
 };
@@ -37,6 +39,9 @@ pub enum Error {
     /// The journal of connections cannot be kept.
     #[error(transparent)]
     Journal(#[from] crate::dataplane::JournalError),
+    /// The policy routes of an endpoint cannot be used.
+    #[error(transparent)]
+    PolicyRoutes(#[from] crate::elements::PolicyRouteError),
     /// The kernel did not tell of the tunnel's address.
     #[error("cannot use the tunnel address {ip}: {reason}")]
     Tunnel {
@@ -66,6 +71,10 @@ pub(super) struct Mesh {
     pub token_life: Duration,
     /// Who may speak for others.
     pub trust: Trust,
+    /// The trust domain of all of them.
+    pub domain: String,
+    /// How many Requests are worked on.
+    pub admission: Arc<Admission>,
     pub stop: CancellationToken,
 }
 
@@ -81,8 +90,20 @@ impl Mesh {
             clock: Arc::new(SystemClock),
             token_life: common.max_token_lifetime,
             trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
+            domain: access::domain(&svid.leaf.id).to_owned(),
+            admission: Admission::new(common.max_requests, stop.clone()),
             stop,
         })
+    }
+
+    /// What stands first in chains that others call.
+    pub(super) fn admit(&self) -> Arc<dyn Element> {
+        Arc::new(Admit::new(self.admission.clone(), self.trust.clone()))
+    }
+
+    /// A monitor that passes on what the processes say which this one calls.
+    pub(super) fn monitor(&self, name: &str) -> Monitor {
+        Monitor::of_path(name, PeersByGrpc { channels: self.channels.clone(), token_life: self.token_life })
     }
 
     /// Starts to listen. From here on the sockets are there, and calls wait until they are served.
@@ -104,7 +125,10 @@ impl Mesh {
         let serving = listeners.into_iter().map(|listener| {
             let server = Server::builder()
                 .http2_max_header_list_size(MAX_HEADER_LIST)
-                .max_concurrent_streams(MAX_STREAMS);
+                .max_concurrent_streams(MAX_STREAMS)
+                // Callers of a process that is late give up calls it has not looked at yet. At twenty
+                // of them the library would end the connection, and with it all others' calls.
+                .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize));
             listener.serve(router(server), self.source.clone(), self.stop.clone())
         });
         futures::future::try_join_all(serving).await?;

@@ -1,5 +1,6 @@
 //! The processes of the mesh, each a short list of what it is made of.
 
+mod endpoint;
 pub mod forwarder;
 pub mod health;
 pub mod identity;
@@ -9,4 +10,4 @@ pub mod nse;
 pub mod nsmgr;
 pub mod registry;
 
-pub use self::mesh::Error;
+pub use self::{endpoint::Endpoint, mesh::Error};

@@ -1,18 +1,27 @@
 //! `nsm nsc`: a client that keeps the connections its settings name.
 
+mod dns;
+
 use std::{future, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 use tracing::{info, warn};
 
+use self::dns::LocalDns;
 use super::{Error, mesh::Mesh};
 use crate::{
-    api::Connection,
-    chain::{Chain, Cx, Element, Next, Policy, Reply, Request, Session},
-    elements::{ClientInfo, Connect, Heal, KernelClient, UpdatePath, health_service},
+    api::{Connection, peer::Address},
+    chain::{Backoff, Chain, Cx, Element, Next, Policy, Reply, Request, Session},
+    elements::{
+        AuthorizeClient, ClientInfo, Connect, DnsConfigs, DnsContextClient, ExcludedPrefixesClient, Heal,
+        KernelClient, Recovery, UpdatePath, UsedPrefixes, health_service,
+    },
     settings::{Nsc, NsmUrl},
 };
+
+/// Where a pod's DNS servers stand.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Pauses between tries to connect.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -28,7 +37,7 @@ struct Client {
 }
 
 /// Sends everything to the node's nsmgr.
-struct ToNsmgr(crate::api::peer::Address);
+struct ToNsmgr(Address);
 
 #[async_trait::async_trait]
 impl Element for ToNsmgr {
@@ -49,13 +58,27 @@ impl Element for ToNsmgr {
 
 impl Client {
     /// The id is the same after a restart, and with it all ids on the way: the first Request is a refresh.
-    fn new(mesh: &Mesh, settings: &Nsc, number: usize, wanted: NsmUrl) -> Result<Self, Error> {
+    fn new(
+        mesh: &Mesh,
+        settings: &Nsc,
+        (used, dns): (&UsedPrefixes, &DnsConfigs),
+        number: usize,
+        wanted: NsmUrl,
+    ) -> Result<Self, Error> {
+        let id = format!("{}-{number}", settings.common.name);
+        let nsmgr: Address = settings.connect_to.clone().into();
+        let group = settings.awareness_groups.iter().position(|group| group.contains(&wanted));
         let kernel = KernelClient::new(wanted.interface.clone());
         let kernel = kernel.map_err(|source| Error::Kernel { what: "the network namespace", source })?;
         let inner = Chain::new([
             Arc::new(ClientInfo::new(settings.common.client_info.clone())) as Arc<dyn Element>,
+            // Before those that look at addresses: it brings what there was.
+            Arc::new(Recovery::new(mesh.channels.clone(), nsmgr.clone(), mesh.token_life)),
             Arc::new(kernel),
-            Arc::new(ToNsmgr(settings.connect_to.clone().into())),
+            Arc::new(DnsContextClient::new(dns.clone())),
+            Arc::new(ExcludedPrefixesClient::new(used.clone(), group)),
+            Arc::new(ToNsmgr(nsmgr.clone())),
+            Arc::new(AuthorizeClient::new(mesh.clock.clone(), mesh.channels.clone())),
             Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
         ]);
         let policy = Policy::Refresh(settings.request_timeout);
@@ -63,12 +86,13 @@ impl Client {
         let heal = Heal {
             session: session.clone(),
             channels: mesh.channels.clone(),
-            address: settings.connect_to.clone().into(),
+            address: nsmgr,
             name: settings.common.name.clone(),
+            id: id.clone(),
             token_life: mesh.token_life,
         };
         Ok(Self {
-            id: format!("{}-{number}", settings.common.name),
+            id,
             wanted,
             chain: Chain::new([
                 Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
@@ -91,7 +115,7 @@ impl Client {
 
     /// Asks until it is connected. From then on the session refreshes by itself.
     async fn connect(&self, stop: &CancellationToken) -> Option<Connection> {
-        let mut pause = RETRY.0;
+        let mut pauses = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let service = &self.wanted.network_service;
             match self.chain.start().request(&Cx::within(self.limit), self.request()).await {
@@ -109,10 +133,9 @@ impl Client {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pauses.pause()) => {}
                 () = stop.cancelled() => return None,
             }
-            pause = (pause * 2).min(RETRY.1);
         }
     }
 
@@ -129,9 +152,13 @@ impl Client {
 pub async fn run(settings: Nsc, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop.clone()).await?;
     let wanted = settings.network_services.iter().cloned().enumerate();
+    let (used, dns) = (UsedPrefixes::default(), DnsConfigs::default());
     let clients: Result<Vec<_>, Error> =
-        wanted.map(|(number, wanted)| Client::new(&mesh, &settings, number, wanted)).collect();
+        wanted.map(|(number, wanted)| Client::new(&mesh, &settings, (&used, &dns), number, wanted)).collect();
     let clients = clients?;
+    let local_dns = settings.local_dns.map(|address| LocalDns::new(address, RESOLV_CONF.into()));
+    let local_dns =
+        local_dns.map(|local| AbortOnDropHandle::new(tokio::spawn(local.run(dns.subscribe(), stop.clone()))));
     let connecting = clients.iter().map(|client| client.connect(&stop));
     let connections = futures::future::join_all(connecting).await;
     // Healthy means connected: what waits for this program may use its interfaces.
@@ -144,5 +171,9 @@ pub async fn run(settings: Nsc, stop: CancellationToken) -> Result<(), Error> {
     };
     let open = clients.iter().zip(connections).filter_map(|(client, connection)| Some((client, connection?)));
     futures::future::join_all(open.map(|(client, connection)| client.close(connection))).await;
+    if let Some(local_dns) = local_dns {
+        // It has stopped, and restores what it changed.
+        let _ = local_dns.await;
+    }
     served
 }

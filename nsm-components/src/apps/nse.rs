@@ -1,109 +1,32 @@
-//! `nsm nse`: an endpoint that hands out addresses and answers in its own network namespace.
-
-use std::sync::Arc;
+//! `nsm nse`: an endpoint that hands out addresses, policy routes and DNS servers, and answers in
+//! its own network namespace.
 
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::Router};
-use tracing::warn;
 
-use super::{Error, mesh::Mesh};
+use super::{Endpoint, Error};
 use crate::{
-    api::{
-        connection::monitor_connection_server::MonitorConnectionServer,
-        networkservice::network_service_server::NetworkServiceServer,
-        registry::{NetworkService, NetworkServiceEndpoint, NetworkServiceLabels},
-    },
-    chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
-    elements::{
-        Authorize, ConnectionService, KernelServer, Mechanisms, Monitor, Point2PointIpam, TrimPath,
-        UpdatePath, UpdateToken, health_service,
-        registry::{self, Registration},
-    },
-    settings::Nse,
+    api::connectioncontext::DnsConfig,
+    elements::{DnsContextServer, Keep, Point2PointIpam, PolicyRoute},
+    settings::{DnsServers, IpamPolicy, Nse},
 };
 
-/// Full names of the gRPC services.
-const SERVICES: &[&str] = &["networkservice.NetworkService", "connection.MonitorConnection"];
-
-fn chain(mesh: &Mesh, settings: &Nse, monitor: &Arc<Monitor>) -> Result<Chain, Error> {
-    let kernel = KernelServer::new();
-    let kernel = kernel.map_err(|source| Error::Kernel { what: "the network namespace", source })?;
-    let inner = Chain::new([
-        Arc::new(monitor.clone()) as Arc<dyn Element>,
-        Arc::new(TrimPath),
-        Arc::new(Point2PointIpam::new(settings.cidr_prefix.clone())),
-        Arc::new(Mechanisms::kernel()),
-        Arc::new(kernel),
-    ]);
-    Ok(Chain::new([
-        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
-        Arc::new(UpdateToken),
-        Arc::new(Authorize::new(mesh.clock.clone())),
-        Arc::new(Session::new(inner, Policy::Expire, mesh.clock.clone())),
-    ]))
+fn config(servers: &DnsServers) -> DnsConfig {
+    let dns_server_ips = servers.dns_server_ips.iter().map(ToString::to_string).collect();
+    DnsConfig { dns_server_ips, search_domains: servers.search_domains.clone() }
 }
 
-fn services(settings: &Nse) -> Vec<NetworkService> {
-    if !settings.register_service {
-        return Vec::new();
-    }
-    let service = |name: &String| NetworkService {
-        name: name.clone(),
-        payload: settings.payload.clone(),
-        ..Default::default()
-    };
-    settings.service_names.iter().map(service).collect()
-}
-
-fn entry(settings: &Nse) -> NetworkServiceEndpoint {
-    let mut labels = settings.common.client_info.clone();
-    labels.extend(settings.labels.clone());
-    let labels = NetworkServiceLabels { labels };
-    NetworkServiceEndpoint {
-        name: settings.common.name.clone(),
-        network_service_names: settings.service_names.clone(),
-        network_service_labels: settings
-            .service_names
-            .iter()
-            .map(|name| (name.clone(), labels.clone()))
-            .collect(),
-        url: settings.listen_on.to_string(),
-        ..NetworkServiceEndpoint::default()
-    }
-}
-
-/// Serves until the stop; takes its registration back then if it is told to.
+/// Serves until the stop.
 pub async fn run(settings: Nse, stop: CancellationToken) -> Result<(), Error> {
-    let mesh = Mesh::start(&settings.common, stop).await?;
-    let monitor = Arc::new(Monitor::default());
-    let service = ConnectionService::new(
-        chain(&mesh, &settings, &monitor)?,
-        monitor,
-        mesh.token_life,
-        mesh.stop.clone(),
-    );
-    // Before the registration, which passes the socket on.
-    let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
-    let up =
-        registry::Connect::new(mesh.channels.clone(), settings.connect_to.clone().into(), mesh.token_life);
-    let registration = Registration::start(
-        RegistryChain::new([Arc::new(up.clone()) as Arc<dyn RegistryElement<NetworkService>>]),
-        RegistryChain::new([Arc::new(up) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>]),
-        mesh.clock.clone(),
-        services(&settings),
-        entry(&settings),
-    );
-    let router = |mut server: Server| -> Router {
-        server
-            .add_service(NetworkServiceServer::new(service.clone()))
-            .add_service(MonitorConnectionServer::new(service.clone()))
-            .add_service(health_service(SERVICES, registration.registered()))
+    let keep = match settings.ipam_policy {
+        IpamPolicy::Polite => Keep::Foreign,
+        IpamPolicy::Strict => Keep::Nothing,
     };
-    let served = mesh.serve(listeners, router).await;
-    if settings.unregister_itself
-        && let Err(error) = registration.unregister().await
-    {
-        warn!(%error, "could not take the registration back; it expires by itself");
+    let life = settings.endpoint.common.max_token_lifetime;
+    let mut endpoint =
+        Endpoint::new(settings.endpoint).with(Point2PointIpam::new(settings.cidr_prefix, keep, life));
+    if let Some(path) = settings.policy_routes {
+        endpoint = endpoint.with(PolicyRoute::new(path).await?);
     }
-    served
+    let dns = DnsContextServer::new(settings.dns_configs.iter().map(config).collect());
+    endpoint.kernel()?.with(dns).serve(stop).await
 }

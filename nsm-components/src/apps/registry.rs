@@ -7,18 +7,17 @@ use tonic::transport::{Server, server::Router};
 
 use super::{Error, mesh::Mesh};
 use crate::{
-    api::{
-        registry::{
-            NetworkService, NetworkServiceEndpoint,
-            network_service_endpoint_registry_server::NetworkServiceEndpointRegistryServer,
-            network_service_registry_server::NetworkServiceRegistryServer,
-        },
-        trust::Trust,
+    api::registry::{
+        NetworkService, NetworkServiceEndpoint,
+        network_service_endpoint_registry_server::NetworkServiceEndpointRegistryServer,
+        network_service_registry_server::NetworkServiceRegistryServer,
     },
-    chain::{Clock, RegistryChain, RegistryElement},
+    chain::{RegistryChain, RegistryElement},
     elements::{
         health_service,
-        registry::{Authorize, Expire, Memory, RegistryService, SetPayload, UpdatePath},
+        registry::{
+            Access, Authorize, Connect, Interdomain, Memory, RegistryService, SetPayload, Store, UpdatePath,
+        },
     },
     settings::Registry,
 };
@@ -26,33 +25,40 @@ use crate::{
 /// Full names of the gRPC services.
 const SERVICES: &[&str] = &["registry.NetworkServiceRegistry", "registry.NetworkServiceEndpointRegistry"];
 
-fn services(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkService> {
+fn services(mesh: &Mesh, proxy: Option<&Connect>) -> RegistryChain<NetworkService> {
     RegistryChain::new([
-        Arc::new(UpdatePath::new(trust.clone())) as Arc<dyn RegistryElement<NetworkService>>,
-        Arc::new(Authorize::new(clock.clone())),
+        Arc::new(UpdatePath::new(mesh.trust.clone())) as Arc<dyn RegistryElement<NetworkService>>,
+        Arc::new(Authorize::new(mesh.clock.clone())),
         Arc::new(SetPayload),
-        Arc::new(Memory::default()),
+        Arc::new(Interdomain::new(proxy)),
+        Arc::new(Store::new(Arc::new(Memory::default()), mesh.clock.clone())),
     ])
 }
 
-fn endpoints(clock: &Clock, trust: &Trust) -> RegistryChain<NetworkServiceEndpoint> {
-    let store = RegistryChain::new([Arc::new(Memory::default()) as Arc<dyn RegistryElement<_>>]);
+fn endpoints(
+    mesh: &Mesh,
+    proxy: Option<&Connect>,
+    services: RegistryChain<NetworkService>,
+) -> RegistryChain<NetworkServiceEndpoint> {
     RegistryChain::new([
-        Arc::new(UpdatePath::new(trust.clone())) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
-        Arc::new(Authorize::new(clock.clone())),
-        Arc::new(Expire::new(store, clock.clone())),
+        Arc::new(UpdatePath::new(mesh.trust.clone())) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
+        Arc::new(Authorize::new(mesh.clock.clone())),
+        Arc::new(Access::new(services, mesh.trust.clone(), &mesh.domain)),
+        Arc::new(Interdomain::new(proxy)),
+        Arc::new(Store::new(Arc::new(Memory::default()), mesh.clock.clone())),
     ])
 }
 
 /// Serves until the stop.
 pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop).await?;
-    let service = RegistryService::new(
-        services(&mesh.clock, &mesh.trust),
-        endpoints(&mesh.clock, &mesh.trust),
-        mesh.token_life,
-        mesh.stop.clone(),
-    );
+    let proxy = settings
+        .proxy_registry_url
+        .clone()
+        .map(|url| Connect::new(mesh.channels.clone(), url.into(), mesh.token_life));
+    let services = services(&mesh, proxy.as_ref());
+    let endpoints = endpoints(&mesh, proxy.as_ref(), services.clone());
+    let service = RegistryService::new(services, endpoints, mesh.token_life, mesh.stop.clone());
     let router = |mut server: Server| -> Router {
         server
             .add_service(NetworkServiceRegistryServer::new(service.clone()))

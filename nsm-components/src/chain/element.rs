@@ -1,6 +1,6 @@
 //! Elements of network service chains, and what travels along them.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -43,8 +43,23 @@ pub struct Caller {
     pub peer: Peer,
     /// The token it brought and the end of its life, seconds since the epoch.
     pub token: Option<(Arc<str>, i64)>,
-    /// A token of this process for the caller, likewise.
-    pub own_token: (Arc<str>, i64),
+    /// The TLS connection it called on.
+    pub link: Arc<dyn Link>,
+}
+
+/// What the TLS connection to a caller gives. A trait, for chains know no transport.
+pub trait Link: fmt::Debug + Send + Sync {
+    /// SPIFFE ID that this process showed there.
+    fn own_id(&self) -> &str;
+
+    /// A token of this process for the caller, and the end of its life in seconds since the epoch.
+    fn own_token(&self) -> Result<(Arc<str>, i64)>;
+
+    /// Whether the caller's key signed this token.
+    fn is_signed(&self, token: &str) -> bool;
+
+    /// The certificate that the caller showed, DER.
+    fn certificate(&self) -> &[u8];
 }
 
 /// What travels beside a call.
@@ -58,6 +73,8 @@ pub struct Cx {
     pub next_hop: Option<Address>,
     /// What elements remember of the connection between calls.
     pub memory: Memory,
+    /// The right to be worked on, given back when the last of the call is done.
+    pub place: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What elements remember of one connection. It lives in the connection's task and goes with it.
@@ -73,6 +90,12 @@ pub struct Remembered {
     pub downstream: Option<Mechanism>,
     /// `connect`: where the next process was, and the connection as it last answered it.
     pub next: Option<(Address, Connection)>,
+    /// `connect`: who answered last.
+    pub server: Option<Peer>,
+    /// `passthrough`: name of the endpoint that the connection was passed on to.
+    pub passed_on: Option<String>,
+    /// `recovery`: whether a former incarnation's connection was asked for.
+    pub recovered: bool,
 }
 
 /// One link of a chain. It may act before `next`, after it, or instead of it.
@@ -100,12 +123,40 @@ pub struct Next<'a>(&'a [Arc<dyn Element>]);
 #[derive(Clone)]
 pub struct Chain(Arc<[Arc<dyn Element>]>);
 
+#[cfg(test)]
+impl Caller {
+    /// A caller without a token, to whom everything is signed.
+    pub(crate) fn test(peer: Peer) -> Self {
+        #[derive(Debug)]
+        struct Nothing;
+        impl Link for Nothing {
+            fn own_id(&self) -> &'static str {
+                ""
+            }
+
+            fn own_token(&self) -> Result<(Arc<str>, i64)> {
+                Ok(("".into(), 4_000_000_000))
+            }
+
+            fn is_signed(&self, _: &str) -> bool {
+                true
+            }
+
+            fn certificate(&self) -> &[u8] {
+                &[]
+            }
+        }
+        Self { peer, token: None, link: Arc::new(Nothing) }
+    }
+}
+
 // === impl Cx ===
 
 impl Cx {
     /// A call that begins in this process.
     pub fn within(limit: Duration) -> Self {
-        Self { deadline: Instant::now() + limit, caller: None, next_hop: None, memory: Memory::default() }
+        let (memory, place) = (Memory::default(), None);
+        Self { deadline: Instant::now() + limit, caller: None, next_hop: None, memory, place }
     }
 
     /// The same call with a fresh deadline: undoing must not inherit a spent one.

@@ -11,6 +11,8 @@ pub enum Kind {
     Denied,
     /// What is asked for does not exist (yet).
     NotFound,
+    /// The endpoint's own process does not answer any more; another endpoint may.
+    Gone,
     /// A name is taken by another owner.
     Taken,
     /// A limit is reached.

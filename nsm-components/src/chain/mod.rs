@@ -1,15 +1,18 @@
 //! The chain engine: small elements, each of which may act before the next one, after it, or
 //! instead of it; and the session, which gives every connection a task of its own.
 
+mod backoff;
 mod clock;
 mod element;
 mod error;
+mod merge;
 mod registry;
 mod session;
 
 pub use self::{
+    backoff::{Backoff, jitter},
     clock::{Clock, Now, SystemClock},
-    element::{Caller, Chain, Cx, Element, Memory, Next, Remembered, Reply, Request},
+    element::{Caller, Chain, Cx, Element, Link, Memory, Next, Remembered, Reply, Request},
     error::{Error, Kind, Result},
     registry::{Entry, Event, Events, Query, RegistryChain, RegistryCx, RegistryElement, RegistryNext},
     session::{Policy, Session},

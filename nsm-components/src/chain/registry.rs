@@ -4,6 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use futures::{Stream, stream};
+use prost_types::Timestamp;
 use tracing::{Instrument, debug_span};
 
 use super::{Caller, Error, Result};
@@ -29,6 +30,23 @@ pub trait Entry: Clone + Send + Sync + PartialEq + std::fmt::Debug + 'static {
 
     /// Whether `stored` is what this query looks for.
     fn finds(&self, stored: &Self) -> bool;
+
+    /// The network services it serves; none for what is one itself.
+    fn services(&self) -> &[String];
+
+    /// When it ends; absent for what never does.
+    fn expiration_mut(&mut self) -> Option<&mut Option<Timestamp>>;
+
+    /// When it was registered first; absent where nobody asks.
+    fn first_registration(&self) -> Option<Timestamp>;
+
+    /// The same, to change it.
+    fn first_registration_mut(&mut self) -> Option<&mut Option<Timestamp>>;
+
+    /// Who registered it: the first SPIFFE ID in its path.
+    fn owner(&self) -> &str {
+        self.path_ids().first().map_or("", String::as_str)
+    }
 }
 
 /// What to look for.
@@ -38,6 +56,10 @@ pub struct Query<T> {
     pub like: T,
     /// Whether to go on with changes after what is there.
     pub watch: bool,
+    /// Whether a watch leaves out registrations that prolong a life and change nothing else. Its
+    /// entries come without their ends: each lives until the watch says otherwise. Upstream does not
+    /// know this and tells everything.
+    pub without_refreshes: bool,
 }
 
 /// One entry found, changed or deleted.
@@ -144,6 +166,18 @@ impl<T: Entry> RegistryNext<'_, T> {
     }
 }
 
+impl<T: Entry> Query<T> {
+    /// What there is now.
+    pub fn once(like: T) -> Self {
+        Self { like, watch: false, without_refreshes: false }
+    }
+
+    /// What there is, and what comes, changes and goes; see [`Self::without_refreshes`].
+    pub fn changes(like: T) -> Self {
+        Self { like, watch: true, without_refreshes: true }
+    }
+}
+
 impl<T: Entry> RegistryChain<T> {
     /// A chain of these elements, first called first.
     pub fn new(elements: impl IntoIterator<Item = Arc<dyn RegistryElement<T>>>) -> Self {
@@ -174,6 +208,22 @@ impl Entry for NetworkService {
     fn finds(&self, stored: &Self) -> bool {
         Self::finds(self, stored)
     }
+
+    fn services(&self) -> &[String] {
+        &[]
+    }
+
+    fn expiration_mut(&mut self) -> Option<&mut Option<Timestamp>> {
+        None
+    }
+
+    fn first_registration(&self) -> Option<Timestamp> {
+        None
+    }
+
+    fn first_registration_mut(&mut self) -> Option<&mut Option<Timestamp>> {
+        None
+    }
 }
 
 impl Entry for NetworkServiceEndpoint {
@@ -193,6 +243,22 @@ impl Entry for NetworkServiceEndpoint {
 
     fn finds(&self, stored: &Self) -> bool {
         Self::finds(self, stored)
+    }
+
+    fn services(&self) -> &[String] {
+        &self.network_service_names
+    }
+
+    fn expiration_mut(&mut self) -> Option<&mut Option<Timestamp>> {
+        Some(&mut self.expiration_time)
+    }
+
+    fn first_registration(&self) -> Option<Timestamp> {
+        self.initial_registration_time
+    }
+
+    fn first_registration_mut(&mut self) -> Option<&mut Option<Timestamp>> {
+        Some(&mut self.initial_registration_time)
     }
 }
 

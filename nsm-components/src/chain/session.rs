@@ -5,9 +5,9 @@
 //!
 //! # Cancel safety
 //!
-//! A dropped call does not cancel what it asked for: the task goes on to its own end, and what it
-//! made is there for the next Request. Dropping the [`Session`] ends the tasks and closes nothing: no
-//! connection ends because a process does.
+//! A dropped call, Request or Close, does not cancel what it asked for: the task goes on to its own
+//! end, and what it made is there for the next Request. Dropping the [`Session`] ends the tasks and
+//! closes nothing: no connection ends because a process does.
 
 use std::{
     collections::HashMap,
@@ -27,8 +27,11 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
-use super::{Chain, Clock, Cx, Element, Error, Kind, Memory, Next, Reply, Request, Result};
-use crate::api::{connection::State, connectioncontext::ConnectionContext, peer::Files};
+use super::{
+    Backoff, Chain, Clock, Cx, Element, Error, Kind, Memory, Next, Reply, Request, Result, jitter,
+    merge::merge,
+};
+use crate::api::{Connection, connection::State, connectioncontext::ConnectionContext, peer::Files};
 
 /// Events of one connection that may wait; more callers than that are refused.
 const QUEUE: usize = 16;
@@ -42,6 +45,13 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// How long an endpoint may be unknown before another one is asked for: longer than endpoints need
 /// to register again after a restart of the registry. Until then the old one may still carry packets.
 const RESELECT_AFTER: Duration = Duration::from_secs(15);
+
+/// The same for an endpoint whose own process does not answer: long enough for one that is just
+/// started anew.
+const MOVE_AFTER: Duration = Duration::from_secs(1);
+
+/// What is told of a connection within this time after an answer may be told of what it was before.
+const SETTLED_AFTER: Duration = Duration::from_millis(500);
 
 /// What the session does by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +78,13 @@ struct Task {
 enum Event {
     Request(Cx, Request, oneshot::Sender<Result<Reply>>),
     Close(Cx, Request, oneshot::Sender<Result<()>>),
-    /// Something says that the way to the endpoint is broken: ask again now.
-    Heal,
+    /// Something says that the connection needs to be asked for again.
+    Heal {
+        anew: bool,
+        told: Instant,
+    },
+    /// This process has a reason of its own to close the connection.
+    End,
 }
 
 // === impl Session ===
@@ -90,11 +105,29 @@ impl Session {
         self.len() == 0
     }
 
-    /// Asks again for all connections now, because the way to their endpoints may be broken.
+    /// Asks again for all connections now: the way to their endpoints may be broken, or a process on
+    /// it wants to be asked (`REFRESH_REQUESTED`).
     pub fn heal(&self) {
+        self.tell(false);
+    }
+
+    /// Asks for all connections anew now, at any endpoint: they were closed on the way.
+    pub fn reselect(&self) {
+        self.tell(true);
+    }
+
+    fn tell(&self, anew: bool) {
         for task in self.tasks.lock().values() {
             // A full queue has a Request in it, which heals as well.
-            let _ = task.events.try_send(Event::Heal);
+            let _ = task.events.try_send(Event::Heal { anew, told: Instant::now() });
+        }
+    }
+
+    /// Closes a connection for a reason of this process's own. Nothing happens when many calls of it
+    /// wait already: a later try may find it less busy.
+    pub fn end(&self, id: &str) {
+        if let Some(task) = self.tasks.lock().get(id) {
+            let _ = task.events.try_send(Event::End);
         }
     }
 
@@ -129,10 +162,14 @@ impl Session {
             tasks: Arc::downgrade(&self.tasks),
             memory: Memory::default(),
             established: None,
+            answered: None,
+            returned: None,
             wanted: None,
             timer: None,
-            retry: RETRY.0,
+            retry: Backoff::new(RETRY.0, RETRY.1),
             unknown_since: None,
+            dead_since: None,
+            anew: false,
         };
         let span = info_span!(parent: Span::none(), "connection", connection.id = id);
         let handle = tokio::spawn(worker.run(receiver).instrument(span));
@@ -184,12 +221,20 @@ struct Worker {
     memory: Memory,
     /// The last Request that succeeded, with the connection as it was answered.
     established: Option<Request>,
+    /// When it did.
+    answered: Option<Instant>,
+    /// What the caller was answered last.
+    returned: Option<Connection>,
     /// The context the caller asked with first, before an endpoint granted anything.
     wanted: Option<ConnectionContext>,
     timer: Option<Instant>,
-    retry: Duration,
+    retry: Backoff,
     /// Since when the endpoint is said not to exist.
     unknown_since: Option<Instant>,
+    /// Since when the endpoint's process does not answer.
+    dead_since: Option<Instant>,
+    /// Whether the connection is closed further on, and any endpoint will do.
+    anew: bool,
 }
 
 impl Worker {
@@ -218,28 +263,72 @@ impl Worker {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Request(cx, request, answer) => {
-                if self.established.is_none() {
-                    self.wanted.clone_from(&request.connection.context);
-                }
-                let reply = self.request(cx, request).await;
+                let reply = self.called(cx, request).await;
                 let _ = answer.send(reply);
             }
             Event::Close(cx, request, answer) => {
                 let closed = self.close(cx, request).await;
                 let _ = answer.send(closed);
             }
-            Event::Heal => self.refresh().await,
+            Event::Heal { anew, told } => self.heal(anew, told).await,
+            Event::End => self.end().await,
         }
+    }
+
+    /// Closes what is established, for nobody.
+    async fn end(&mut self) {
+        let Some(request) = self.established.clone() else { return };
+        if let Err(error) = self.close(Cx::within(Duration::from_secs(15)), request).await {
+            warn!(%error, "could not close the connection");
+        }
+    }
+
+    /// A Request of the caller.
+    async fn called(&mut self, cx: Cx, mut request: Request) -> Result<Reply> {
+        match (self.policy, &self.established, &self.returned) {
+            (_, None, _) => self.wanted.clone_from(&request.connection.context),
+            (Policy::Refresh(_), Some(known), Some(returned)) => {
+                request.connection = merge(returned, &request.connection, &known.connection);
+            }
+            (Policy::Expire, Some(_), _) if request.connection.state() == State::ReselectRequested => {
+                self.end_before_reselect(&cx, &request).await;
+            }
+            _ => {}
+        }
+        let reply = self.request(cx, request).await;
+        if let (Ok(reply), Policy::Refresh(_)) = (&reply, self.policy) {
+            self.returned = Some(reply.connection.clone());
+        }
+        reply
+    }
+
+    /// The caller wants another endpoint, forwarder and mechanism: what is known here ends first.
+    /// A dead process further on shall not use up the time of what comes next.
+    async fn end_before_reselect(&mut self, cx: &Cx, request: &Request) {
+        let undo = cx.undo();
+        let cx = Cx { deadline: undo.deadline.min(Instant::now() + cx.left() / 2), ..undo };
+        let files = Request { files: request.files.clone(), ..Request::default() };
+        if let Err(error) = self.close(cx, files).await {
+            warn!(%error, "could not close before another endpoint is asked");
+        }
+    }
+
+    /// What was told before the last answer is over with it.
+    async fn heal(&mut self, anew: bool, told: Instant) {
+        let Some(answered) = self.answered else { return };
+        if told <= answered {
+            return;
+        }
+        // A close that was told this early may be that of the connection before.
+        self.anew |= anew && told > answered + SETTLED_AFTER;
+        self.refresh().await;
     }
 
     async fn on_timer(&mut self) {
         match self.policy {
             Policy::Expire => {
                 info!("not refreshed in time: closing");
-                let request = self.established.clone().unwrap_or_default();
-                if let Err(error) = self.close(Cx::within(Duration::from_secs(15)), request).await {
-                    warn!(%error, "could not close an expired connection");
-                }
+                self.end().await;
             }
             Policy::Refresh(_) => self.refresh().await,
         }
@@ -257,7 +346,9 @@ impl Worker {
         let mut reply = self.chain.start().request(&cx, request).await?;
         reply.connection.state = State::Up.into();
         self.timer = Some(Instant::now() + self.next_event(&reply));
-        self.retry = RETRY.0;
+        self.answered = Some(Instant::now());
+        self.dead_since = None;
+        self.retry.reset();
         self.established = Some(Request { connection: reply.connection.clone(), preferences, files });
         Ok(reply)
     }
@@ -270,6 +361,7 @@ impl Worker {
             None => request,
         };
         self.timer = None;
+        self.answered = None;
         let closed = self.chain.start().close(&cx, request).await;
         debug!(ok = closed.is_ok(), "closed");
         closed
@@ -279,20 +371,49 @@ impl Worker {
         let (Policy::Refresh(limit), Some(request)) = (self.policy, self.established.clone()) else { return };
         let gone =
             self.unknown_since.is_some_and(|since| since.elapsed() >= RESELECT_AFTER || self.is_over());
-        let request = if gone { self.reselect(request) } else { request };
-        let Err(error) = self.request(Cx::within(limit), request).await else {
-            if gone {
-                info!("moved to another endpoint");
+        let anew = gone || self.anew;
+        let asked = if anew { self.reselect(request.clone()) } else { request.clone() };
+        let error = match self.request(Cx::within(limit), asked).await {
+            Ok(reply) => {
+                if anew {
+                    let endpoint = &reply.connection.network_service_endpoint_name;
+                    info!(%endpoint, "connected anew");
+                }
+                (self.unknown_since, self.anew) = (None, false);
+                return;
             }
-            self.unknown_since = None;
-            return;
+            Err(error) => error,
         };
         if error.kind == Kind::NotFound {
             self.unknown_since.get_or_insert_with(Instant::now);
         }
+        if error.kind == Kind::Gone && self.move_elsewhere(request, limit).await {
+            return;
+        }
         warn!(%error, "could not refresh; trying again");
-        self.timer = Some(Instant::now() + jitter(self.retry));
-        self.retry = (self.retry * 2).min(RETRY.1);
+        self.timer = Some(Instant::now() + self.retry.pause());
+    }
+
+    /// Asks for any endpoint when the old one's process is dead for some time. Nothing is ended before
+    /// another one has answered: there may be none, and the old one's packets may still pass.
+    async fn move_elsewhere(&mut self, request: Request, limit: Duration) -> bool {
+        let since = *self.dead_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < MOVE_AFTER {
+            return false;
+        }
+        let moved = Connection { state: State::Up.into(), ..self.reselect(request.clone()).connection };
+        let mechanism = request.connection.mechanism.clone();
+        let moved = Request { connection: Connection { mechanism, ..moved }, ..request };
+        match self.request(Cx::within(limit), moved).await {
+            Ok(reply) => {
+                info!(endpoint = %reply.connection.network_service_endpoint_name, "moved to another endpoint");
+                true
+            }
+            Err(error) => {
+                debug!(%error, "no other endpoint");
+                false
+            }
+        }
     }
 
     /// Whether the life of the connection is over, everywhere: then nothing can be lost any more.
@@ -301,10 +422,12 @@ impl Worker {
         ends.filter_map(|segment| segment.expires).all(|end| self.clock.until(end.seconds).is_zero())
     }
 
-    /// The same Request for any endpoint. What the old one granted is not sent to the next.
+    /// The same Request for any endpoint, by any mechanism. What the old one granted is not sent to
+    /// the next; the path is, so that each process finds what it has to end.
     fn reselect(&self, mut request: Request) -> Request {
         let connection = &mut request.connection;
         connection.network_service_endpoint_name.clear();
+        connection.mechanism = None;
         connection.context.clone_from(&self.wanted);
         connection.state = State::ReselectRequested.into();
         request
@@ -320,17 +443,12 @@ impl Worker {
             Policy::Refresh(_) => {
                 let segments = reply.connection.segments();
                 let life = segments.iter().map(until).min().unwrap_or_default();
-                // With the index 0 of a client upstream's formula gives one fifth.
-                jitter(if segments.len() <= 1 { life / 3 } else { life / 5 })
+                let count = u32::try_from(segments.len()).unwrap_or(u32::MAX);
+                let index = reply.connection.path.as_ref().map_or(0, |path| path.index);
+                jitter(if count <= 1 { life / 3 } else { life / 5 + life * index / count / 5 })
             }
         }
     }
-}
-
-/// Up to a tenth less: connections that began together shall not refresh together.
-fn jitter(duration: Duration) -> Duration {
-    let [byte, ..] = *uuid::Uuid::new_v4().as_bytes();
-    duration.saturating_sub(duration * u32::from(byte) / 2560)
 }
 
 #[cfg(test)]

@@ -16,8 +16,12 @@ struct Probe {
     failing: AtomicUsize,
     /// The endpoint of this name does not exist.
     missing: Mutex<Option<String>>,
+    /// The process of the endpoint of this name does not answer.
+    dead: Mutex<Option<String>>,
     /// The endpoint of the last Request that succeeded.
     last: Mutex<Option<String>>,
+    /// The endpoint of the last Close.
+    closed: Mutex<Option<String>>,
 }
 
 const LIFE: i64 = 60;
@@ -41,6 +45,9 @@ impl Element for Arc<Probe> {
         if self.missing.lock().as_ref() == Some(&connection.network_service_endpoint_name) {
             return Err(Error::new(Kind::NotFound, "no such endpoint"));
         }
+        if self.dead.lock().as_ref() == Some(&connection.network_service_endpoint_name) {
+            return Err(Error::new(Kind::Gone, "nobody listens"));
+        }
         if connection.network_service_endpoint_name.is_empty() {
             assert!(connection.context.is_none(), "an endpoint gets what another one granted");
             let number = self.requests.load(Ordering::SeqCst);
@@ -56,8 +63,9 @@ impl Element for Arc<Probe> {
         Ok(Reply { connection: request.connection, files: request.files })
     }
 
-    async fn close(&self, _: &Cx, _: Request, _: Next<'_>) -> Result<()> {
+    async fn close(&self, _: &Cx, request: Request, _: Next<'_>) -> Result<()> {
         self.closes.fetch_add(1, Ordering::SeqCst);
+        *self.closed.lock() = Some(request.connection.network_service_endpoint_name);
         Ok(())
     }
 }
@@ -109,7 +117,10 @@ async fn a_client_refreshes_in_time_and_tries_again_when_that_fails() {
     let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
     chain.start().request(&cx(), request("a")).await.unwrap();
     probe.failing.store(3, Ordering::SeqCst);
+    // The second of two on the path: after three tenths of the life, or up to a tenth earlier.
     tokio::time::sleep(Duration::from_secs(16)).await;
+    assert_eq!(probe.requests.load(Ordering::SeqCst), 1);
+    tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(probe.requests.load(Ordering::SeqCst), 1 + 3 + 1);
     assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (0, 1));
 }
@@ -160,4 +171,128 @@ async fn another_endpoint_is_asked_for_only_when_the_old_one_stays_unknown() {
     *probe.missing.lock() = Some(first.clone());
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert_ne!(probe.last.lock().as_deref(), Some(first.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_of_close_that_goes_away_does_not_cancel_it() {
+    let (probe, chain, session) = session(Policy::Expire);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    {
+        let cx = cx();
+        let mut close = std::pin::pin!(chain.start().close(&cx, request("a")));
+        assert!(futures::poll!(&mut close).is_pending());
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0));
+}
+
+fn reselect(id: &str) -> Request {
+    let mut request = request(id);
+    request.connection.set_state(State::ReselectRequested);
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_for_another_endpoint_ends_what_is_known_first() {
+    let (probe, chain, session) = session(Policy::Expire);
+    chain.start().request(&cx(), reselect("a")).await.unwrap();
+    assert_eq!(probe.closes.load(Ordering::SeqCst), 0, "there was nothing to end");
+    let reply = chain.start().request(&cx(), reselect("a")).await.unwrap();
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 1));
+    assert_eq!(reply.connection.state(), State::Up);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    assert_eq!(probe.closes.load(Ordering::SeqCst), 1, "a refresh ends nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_ends_what_is_known_not_what_the_caller_says() {
+    let (probe, chain, _) = session(Policy::Expire);
+    let reply = chain.start().request(&cx(), request("a")).await.unwrap();
+    let mut other = request("a");
+    other.connection.network_service_endpoint_name = "another".into();
+    chain.start().close(&cx(), other).await.unwrap();
+    let endpoint = reply.connection.network_service_endpoint_name;
+    assert_eq!(probe.closed.lock().as_deref(), Some(endpoint.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_closed_on_the_way_is_asked_for_anew_and_until_that_succeeds() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    let endpoint = |reply: &Reply| reply.connection.network_service_endpoint_name.clone();
+    let first = chain.start().request(&cx(), request("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    probe.failing.store(2, Ordering::SeqCst);
+    session.reselect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let second = probe.last.lock().clone().unwrap();
+    assert_ne!(second, endpoint(&first));
+    // The close of the old one is told late: that of the new one it is not.
+    session.reselect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_ne!(probe.last.lock().clone().unwrap(), endpoint(&first));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_told_right_after_an_answer_is_that_of_the_connection_before() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    let reply = chain.start().request(&cx(), request("a")).await.unwrap();
+    tokio::time::sleep(SETTLED_AFTER / 2).await;
+    session.reselect();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(probe.requests.load(Ordering::SeqCst), 2, "it is asked for, to be sure");
+    assert_eq!(*probe.last.lock(), Some(reply.connection.network_service_endpoint_name));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_calls_to_heal_are_one_request() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..10 {
+        session.heal();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(probe.requests.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_asks_again_does_not_bring_back_what_changed_meanwhile() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    let first = chain.start().request(&cx(), request("a")).await.unwrap().connection;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    session.reselect();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let moved = probe.last.lock().clone().unwrap();
+    let again = Request { connection: first, ..Request::default() };
+    let reply = chain.start().request(&cx(), again).await.unwrap();
+    assert_eq!(reply.connection.network_service_endpoint_name, moved);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_process_is_dead_is_left_soon_but_not_one_that_is_back_at_once() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    let reply = chain.start().request(&cx(), request("a")).await.unwrap();
+    let first = reply.connection.network_service_endpoint_name;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    *probe.dead.lock() = Some(first.clone());
+    session.heal();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    *probe.dead.lock() = None;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(probe.last.lock().as_deref(), Some(first.as_str()));
+    *probe.dead.lock() = Some(first.clone());
+    session.heal();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_ne!(probe.last.lock().as_deref(), Some(first.as_str()));
+    assert_eq!(probe.closes.load(Ordering::SeqCst), 0, "nothing is ended first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_may_end_a_connection_by_itself() {
+    let (probe, chain, session) = session(Policy::Expire);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    session.end("unknown");
+    session.end("a");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0));
 }

@@ -1,11 +1,15 @@
 //! What every process needs around its work: logs, and the signal to stop.
 
+mod admission;
+
 use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing_subscriber::{EnvFilter, fmt};
+
+pub use self::admission::{Admission, Load, Place, Refusal};
 
 /// Starts logging to standard error at this level (`NSM_LOG_LEVEL`): one JSON object a line unless
 /// standard error is a terminal. A level that cannot be read counts as INFO.

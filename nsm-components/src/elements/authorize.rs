@@ -7,9 +7,9 @@
 use async_trait::async_trait;
 
 use crate::{
-    api::{peer::Peer, trust::Trust},
-    chain::{Clock, Cx, Element, Error, Kind, Next, Reply, Request, Result},
-    transport::token::{self, Claims},
+    api::trust::Trust,
+    chain::{Caller, Clock, Cx, Element, Error, Kind, Next, Reply, Request, Result},
+    transport::token::{self, Claims, Refusal},
 };
 
 /// See the module.
@@ -24,7 +24,7 @@ pub(super) struct Judge<'a> {
     /// Seconds since the epoch; absent when expired tokens will do.
     pub now: Option<f64>,
     /// The process that called.
-    pub peer: &'a Peer,
+    pub caller: &'a Caller,
 }
 
 fn denied(what: impl std::fmt::Display) -> Error {
@@ -32,36 +32,36 @@ fn denied(what: impl std::fmt::Display) -> Error {
 }
 
 impl Judge<'_> {
-    /// Judges the tokens of all segments up to this process's own, which is the last; the one
-    /// before it is the caller's.
+    /// Judges the tokens of all segments before this process's own; the last of them is the caller's.
     pub(in crate::elements) fn check(self, tokens: &[&str]) -> Result<()> {
         let previous =
-            tokens.len().checked_sub(2).ok_or_else(|| denied("the path has no previous segment"))?;
+            tokens.len().checked_sub(1).ok_or_else(|| denied("the path has no previous segment"))?;
         let mut claims: Vec<Claims> = Vec::with_capacity(tokens.len());
         for (index, text) in tokens.iter().enumerate() {
-            let read = if index == previous {
-                token::verify(text, &self.peer.public_key)
-            } else {
-                token::read(text)
-            };
+            let read = token::read(text);
+            // The others were judged by those they were shown to.
+            let read = read.and_then(|claims| {
+                let signed = index < previous || self.caller.link.is_signed(text);
+                if signed { Ok(claims) } else { Err(Refusal::Signature) }
+            });
             let read = read
                 .map_err(|why| denied(format_args!("the token of segment {index} does not hold: {why}")))?;
             #[allow(clippy::cast_precision_loss)] // exact until the year 285,000,000
             if self.now.is_some_and(|now| now >= read.exp as f64) {
                 return Err(denied(format_args!("the token of segment {index}, of {}, expired", read.sub)));
             }
-            if index == previous && read.sub != self.peer.id {
-                return Err(denied(format_args!("{} brought a token of {}", self.peer.id, read.sub)));
+            let peer = &self.caller.peer.id;
+            if index == previous && read.sub != *peer {
+                return Err(denied(format_args!("{peer} brought a token of {}", read.sub)));
             }
             claims.push(read);
         }
-        for (index, pair) in claims.windows(2).enumerate() {
-            if !pair[0].aud.contains(&pair[1].sub) {
-                let message = format_args!(
-                    "the token of segment {index} is for {}, not for {}",
-                    pair[0].aud.join(","),
-                    pair[1].sub
-                );
+        let own = self.caller.link.own_id();
+        let holders = claims.iter().skip(1).map(|claims| claims.sub.as_str()).chain([own]);
+        for (index, (claims, holder)) in claims.iter().zip(holders).enumerate() {
+            if !claims.aud.iter().any(|aud| aud == holder) {
+                let aud = claims.aud.join(",");
+                let message = format_args!("the token of segment {index} is for {aud}, not for {holder}");
                 return Err(denied(message));
             }
         }
@@ -87,10 +87,13 @@ impl Authorize {
         }
         let path = request.connection.path.as_ref().ok_or_else(|| denied("there is no path"))?;
         let own = path.index as usize;
+        if own >= path.path_segments.len() {
+            return Err(denied(format_args!("the path has no segment {own}")));
+        }
         let tokens: Vec<&str> =
-            path.path_segments.iter().take(own + 1).map(|segment| segment.token.as_str()).collect();
+            path.path_segments.iter().take(own).map(|segment| segment.token.as_str()).collect();
         let now = (!expired_too).then(|| self.clock.seconds());
-        Judge { now, peer: &caller.peer }.check(&tokens)
+        Judge { now, caller }.check(&tokens)
     }
 }
 
@@ -113,12 +116,37 @@ impl Element for Authorize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use jsonwebtoken::{Algorithm, EncodingKey, Header};
     use rcgen::{KeyPair, PublicKeyData};
 
     use super::*;
+    use crate::{api::peer::Peer, chain::Link};
 
     const NOW: i64 = 1_800_000_000;
+
+    /// A connection whose other side has this key (SEC 1 point); this process is the forwarder.
+    #[derive(Debug)]
+    struct KeyOf(Vec<u8>);
+
+    impl Link for KeyOf {
+        fn own_id(&self) -> &'static str {
+            "forwarder"
+        }
+
+        fn own_token(&self) -> Result<(Arc<str>, i64)> {
+            Ok(("".into(), 0))
+        }
+
+        fn is_signed(&self, token: &str) -> bool {
+            token::verify(token, &self.0).is_ok()
+        }
+
+        fn certificate(&self) -> &[u8] {
+            &[]
+        }
+    }
 
     fn token(key: &KeyPair, sub: &str, aud: &str, exp: i64) -> String {
         let claims = Claims { sub: sub.into(), aud: vec![aud.into()], exp };
@@ -126,15 +154,16 @@ mod tests {
         jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &key).unwrap()
     }
 
-    /// nsc → nsmgr → forwarder, judged at the forwarder.
-    fn peer(id: &str, key: &KeyPair) -> Peer {
-        Peer { id: id.into(), public_key: key.der_bytes().to_vec(), not_after: i64::MAX }
+    fn caller(id: &str, key: &KeyPair) -> Caller {
+        let peer = Peer { id: id.into(), public_key: Vec::new(), not_after: i64::MAX };
+        Caller { link: Arc::new(KeyOf(key.der_bytes().to_vec())), ..Caller::test(peer) }
     }
 
-    fn judge(tokens: [&str; 3], key: &KeyPair, now: Option<i64>) -> Result<()> {
+    /// nsc → nsmgr → forwarder, judged at the forwarder.
+    fn judge(tokens: [&str; 2], key: &KeyPair, now: Option<i64>) -> Result<()> {
         #[allow(clippy::cast_precision_loss)]
         let now = now.map(|now| now as f64);
-        Judge { now, peer: &peer("nsmgr", key) }.check(&tokens)
+        Judge { now, caller: &caller("nsmgr", key) }.check(&tokens)
     }
 
     fn refused(result: Result<()>, why: &str) {
@@ -145,34 +174,32 @@ mod tests {
 
     #[test]
     fn a_whole_chain_of_tokens_is_let_through_and_each_break_is_refused() {
-        let [nsc, nsmgr, forwarder] = [(); 3].map(|()| KeyPair::generate().unwrap());
+        let [nsc, nsmgr] = [(); 2].map(|()| KeyPair::generate().unwrap());
         let first = token(&nsc, "nsc", "nsmgr", NOW + 60);
         let second = token(&nsmgr, "nsmgr", "forwarder", NOW + 60);
-        let third = token(&forwarder, "forwarder", "nsmgr", NOW + 60);
-        let whole = [first.as_str(), &second, &third];
+        let whole = [first.as_str(), &second];
         judge(whole, &nsmgr, Some(NOW)).unwrap();
         refused(judge(whole, &nsc, Some(NOW)), "not signed by the peer");
         refused(judge(whole, &nsmgr, Some(NOW + 60)), "expired");
-        refused(judge([&first, &second, "x"], &nsmgr, Some(NOW)), "not readable");
+        refused(judge(["x", &second], &nsmgr, Some(NOW)), "not readable");
         let stranger = token(&nsmgr, "stranger", "forwarder", NOW + 60);
-        refused(judge([&first, &stranger, &third], &nsmgr, Some(NOW)), "nsmgr brought a token of stranger");
+        refused(judge([&first, &stranger], &nsmgr, Some(NOW)), "nsmgr brought a token of stranger");
         let elsewhere = token(&nsc, "nsc", "elsewhere", NOW + 60);
-        refused(judge([&elsewhere, &second, &third], &nsmgr, Some(NOW)), "is for elsewhere, not for nsmgr");
+        refused(judge([&elsewhere, &second], &nsmgr, Some(NOW)), "is for elsewhere, not for nsmgr");
+        let replayed = token(&nsmgr, "nsmgr", "another-forwarder", NOW + 60);
+        refused(judge([&first, &replayed], &nsmgr, Some(NOW)), "is for another-forwarder, not for forwarder");
     }
 
     #[test]
     fn a_close_is_taken_with_expired_tokens() {
-        let [nsc, nsmgr] = [(); 2].map(|()| KeyPair::generate().unwrap());
-        let first = token(&nsc, "nsc", "nsmgr", NOW - 60);
-        let second = token(&nsmgr, "nsmgr", "nsc", NOW - 60);
-        Judge { now: None, peer: &peer("nsc", &nsc) }.check(&[&first, &second]).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let token = token(&key, "nsmgr", "forwarder", NOW - 60);
+        Judge { now: None, caller: &caller("nsmgr", &key) }.check(&[&token]).unwrap();
     }
 
     #[test]
     fn a_request_that_claims_to_come_from_nobody_is_refused() {
         let key = KeyPair::generate().unwrap();
-        let own = token(&key, "nsmgr", "nsc", NOW + 60);
-        refused(Judge { now: None, peer: &peer("nsc", &key) }.check(&[&own]), "no previous segment");
-        refused(Judge { now: None, peer: &peer("nsc", &key) }.check(&[]), "no previous segment");
+        refused(Judge { now: None, caller: &caller("nsc", &key) }.check(&[]), "no previous segment");
     }
 }

@@ -3,7 +3,7 @@
 //! When the next process is another one than before, the connection is closed there after the new
 //! one has answered: first the new way, then the end of the old.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use async_trait::async_trait;
 use tonic::{Code, Request as Call, Status, metadata::MetadataMap};
@@ -23,21 +23,46 @@ use crate::{
 /// Largest answer that is read, in bytes.
 const MAX_MESSAGE: usize = MAX_HEADER_LIST as usize;
 
+/// Whether a dial failed because there is no process behind the socket; one that is slow is there.
+fn nobody_listens(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Connect {
     channels: Channels,
     token_life: Duration,
+    /// Whether a process of this node that is called next is an endpoint.
+    to_endpoints: bool,
 }
 
 impl Connect {
     /// Calls over these channels; tokens live at most `token_life`.
     pub fn new(channels: Channels, token_life: Duration) -> Self {
-        Self { channels, token_life }
+        Self { channels, token_life, to_endpoints: false }
+    }
+
+    /// The same where the next process, if it is on this node, is an endpoint: one that is not there
+    /// is gone.
+    #[must_use]
+    pub fn to_endpoints(self) -> Self {
+        Self { to_endpoints: true, ..self }
     }
 
     async fn channel(&self, address: &Address) -> Result<Channel> {
-        self.channels.get(address).await.map_err(|error| Error::caused(Kind::Unavailable, &error))
+        self.channels.get(address).await.map_err(|error| {
+            let gone = self.to_endpoints && address.is_local() && nobody_listens(&error);
+            let kind = if gone { Kind::Gone } else { Kind::Unavailable };
+            Error::caused(kind, &error)
+        })
     }
 
     /// A call with the token, the time left and the files beside it.
@@ -148,6 +173,7 @@ impl Element for Connect {
         let address =
             cx.next_hop.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no next hop"))?;
         let (channel, answered) = self.ask_again(cx, &address, &request).await?;
+        cx.memory.with(|memory| memory.server = channel.session().map(|session| session.peer.clone()));
         let connection = answer_to(&request.connection, answered.clone());
         let received = match &connection {
             Ok(connection) if channel.is_local() => {

@@ -13,6 +13,9 @@ use crate::{
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
 };
 
+/// Services whose turn is remembered; beyond it all begin anew.
+const MAX_TURNS: usize = 10_000;
+
 /// See the module.
 pub struct Discover {
     index: Index,
@@ -48,6 +51,9 @@ impl Discover {
         }
         let turn = {
             let mut turns = self.turns.lock();
+            if turns.len() >= MAX_TURNS {
+                turns.clear();
+            }
             let turn = turns.entry(name.clone()).or_default();
             *turn = turn.wrapping_add(1);
             *turn - 1

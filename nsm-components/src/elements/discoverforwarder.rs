@@ -5,9 +5,15 @@
 use async_trait::async_trait;
 use tracing::debug;
 
-use super::{Index, LocalEntries};
+use super::{Found, Index, LocalEntries};
 use crate::{
-    api::{Connection, connection::State, matching, peer::Address, registry::NetworkServiceEndpoint},
+    api::{
+        Connection,
+        connection::State,
+        matching, mechanism,
+        peer::Address,
+        registry::{NetworkService, NetworkServiceEndpoint},
+    },
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
 };
 
@@ -18,6 +24,21 @@ pub struct DiscoverForwarder {
     forwarder_service: String,
 }
 
+/// An endpoint that the client of this node names must be one that the service lets it use: else
+/// `netsvcmonitor` would close the connection at once.
+fn check_endpoint(request: &Request, service: &NetworkService, found: &Found) -> Result<()> {
+    let Connection { labels, network_service_endpoint_name: name, mechanism, .. } = &request.connection;
+    let own = request.preferences.iter().chain(mechanism).any(|mechanism| mechanism.cls == mechanism::LOCAL);
+    match found.endpoints.get(name) {
+        Some((endpoint, _)) if own && !matching::fits(labels, service, endpoint) => {
+            let message =
+                format_args!("{} does not let this client use the endpoint {name} now", service.name);
+            Err(Error::new(Kind::Gone, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl DiscoverForwarder {
     /// Looks for network services in `index` and for forwarders of `forwarder_service` in `local`.
     pub fn new(index: Index, local: LocalEntries, forwarder_service: &str) -> Self {
@@ -26,18 +47,16 @@ impl DiscoverForwarder {
 
     /// Forwarders that will do; the one that carries the connection already stands first, alone if
     /// it is remembered.
-    async fn candidates(
-        &self,
-        cx: &Cx,
-        connection: &Connection,
-    ) -> Result<Vec<(NetworkServiceEndpoint, Address)>> {
+    async fn candidates(&self, cx: &Cx, request: &Request) -> Result<Vec<(NetworkServiceEndpoint, Address)>> {
+        let connection = &request.connection;
         let name = &connection.network_service;
         let found = self.index.find(name, cx.deadline).await?;
         let unknown = || Error::new(Kind::NotFound, format_args!("network service {name} is not found"));
-        let service = found.service.ok_or_else(unknown)?;
+        let service = found.service.as_ref().ok_or_else(unknown)?;
+        check_endpoint(request, service, &found)?;
         let local = self.local.serving(&self.forwarder_service);
         let entries: Vec<_> = local.iter().map(|(entry, _)| entry.clone()).collect();
-        let fit = matching::forwarders(&connection.labels, &service, &self.forwarder_service, &entries);
+        let fit = matching::forwarders(&connection.labels, service, &self.forwarder_service, &entries);
         let fits = |entry: &NetworkServiceEndpoint| fit.iter().any(|fit| fit.name == entry.name);
         let mut candidates: Vec<_> = local.into_iter().filter(|(entry, _)| fits(entry)).collect();
         let reselect = connection.state() == State::ReselectRequested;
@@ -68,7 +87,7 @@ impl Element for DiscoverForwarder {
     }
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
-        let candidates = self.candidates(cx, &request.connection).await?;
+        let candidates = self.candidates(cx, &request).await?;
         let mut refusal = None;
         for (forwarder, address) in candidates {
             let cx = Cx { next_hop: Some(address), ..cx.clone() };
@@ -93,3 +112,7 @@ impl Element for DiscoverForwarder {
         next.close(&Cx { next_hop: address, ..cx.clone() }, request).await
     }
 }
+
+#[cfg(test)]
+#[path = "discoverforwarder_tests.rs"]
+mod tests;

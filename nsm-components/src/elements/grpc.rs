@@ -10,7 +10,7 @@ use crate::{
         Mechanism, mechanism,
         peer::{FileKey, Files},
     },
-    chain::{Caller, Error, Kind, Result},
+    chain::{Caller, Error, Kind, Link, Result},
     transport::{Accepted, FdTable, Session, Token},
 };
 
@@ -26,6 +26,8 @@ pub(super) fn status(error: &Error) -> Status {
         Kind::Invalid => Code::InvalidArgument,
         Kind::Denied => Code::PermissionDenied,
         Kind::NotFound => Code::NotFound,
+        // By gRPC's advice: to be tried again at a higher level.
+        Kind::Gone => Code::Aborted,
         Kind::Taken => Code::AlreadyExists,
         Kind::Exhausted => Code::ResourceExhausted,
         Kind::Unavailable => Code::Unavailable,
@@ -41,6 +43,7 @@ pub(super) fn failure(status: &Status, peer: impl std::fmt::Display) -> Error {
         Code::InvalidArgument => Kind::Invalid,
         Code::PermissionDenied | Code::Unauthenticated => Kind::Denied,
         Code::NotFound => Kind::NotFound,
+        Code::Aborted => Kind::Gone,
         Code::AlreadyExists => Kind::Taken,
         Code::ResourceExhausted => Kind::Exhausted,
         // tonic tells of a limit that passed in its own words.
@@ -94,14 +97,37 @@ pub(super) fn accepted<T>(request: &tonic::Request<T>) -> std::result::Result<Ac
     accepted.ok_or_else(|| Status::unauthenticated("calls need a connection with mutual TLS"))
 }
 
-/// Who called, with a token for it.
-pub(super) fn caller(session: &Session, metadata: &MetadataMap, life: Duration) -> Result<Arc<Caller>> {
-    let own = session.token(life).map_err(|error| Error::caused(Kind::Internal, &error))?;
-    Ok(Arc::new(Caller {
-        peer: session.peer.clone(),
-        token: Token::read(metadata).map(|token| (token.text, token.expires)),
-        own_token: (own.text, own.expires),
-    }))
+/// The session of a caller; tokens for it live at most that long.
+#[derive(Debug)]
+struct OnSession {
+    session: Arc<Session>,
+    life: Duration,
+}
+
+impl Link for OnSession {
+    fn own_id(&self) -> &str {
+        self.session.own_id()
+    }
+
+    fn own_token(&self) -> Result<(Arc<str>, i64)> {
+        let own = self.session.token(self.life).map_err(|error| Error::caused(Kind::Internal, &error))?;
+        Ok((own.text, own.expires))
+    }
+
+    fn is_signed(&self, token: &str) -> bool {
+        self.session.verify(token)
+    }
+
+    fn certificate(&self) -> &[u8] {
+        self.session.certificate()
+    }
+}
+
+/// Who called.
+pub(super) fn caller(session: &Arc<Session>, metadata: &MetadataMap, life: Duration) -> Arc<Caller> {
+    let token = Token::read(metadata).map(|token| (token.text, token.expires));
+    let link = Arc::new(OnSession { session: session.clone(), life });
+    Arc::new(Caller { peer: session.peer.clone(), token, link })
 }
 
 /// Takes the files of these URLs from what arrived.
@@ -158,6 +184,7 @@ mod tests {
             Kind::Invalid,
             Kind::Denied,
             Kind::NotFound,
+            Kind::Gone,
             Kind::Taken,
             Kind::Exhausted,
             Kind::Unavailable,

@@ -1,34 +1,32 @@
-//! `heal`: notices that the next process went away, and asks again when it is back
-//! (protocol §4.3, spec heal). The Request that follows is the same as before: it finds the path in
-//! itself and the links in the kernel, so packets never notice.
+//! `heal` and `upstreamrefresh`: notices that the next process went away, and asks again when it is
+//! back; that the connection is down or that somebody on the way wants to be asked, and asks; and
+//! that it was closed on the way, and asks anew (protocol §4.3, spec heal).
+//!
+//! Unless it was closed, the Request that follows is the same as before: it finds the path in itself
+//! and the links in the kernel, so packets never notice.
 
 use std::{sync::Arc, time::Duration};
 
-use tonic::{Request as Call, Streaming};
+use tonic::Streaming;
 use tracing::{debug, info};
 
+use super::watch::watch;
 use crate::{
     api::{
-        PathSegment,
-        connection::{
-            ConnectionEvent, ConnectionEventType, MonitorScopeSelector, State,
-            monitor_connection_client::MonitorConnectionClient,
-        },
+        Connection, PathSegment,
+        connection::{ConnectionEvent, ConnectionEventType, State},
         peer::Address,
     },
-    chain::{Error, Kind, Result, Session},
+    chain::{Backoff, Session},
     transport::Channels,
 };
 
 /// Pauses between tries to reach the next process.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
-/// Limit of opening a stream.
-const OPEN: Duration = Duration::from_secs(5);
-
 /// See the module.
 pub struct Heal {
-    /// The connections to heal.
+    /// The session of the connection to heal.
     pub session: Arc<Session>,
     /// Channels to peers.
     pub channels: Channels,
@@ -36,51 +34,77 @@ pub struct Heal {
     pub address: Address,
     /// This process's name in the path.
     pub name: String,
+    /// The connection's id in it.
+    pub id: String,
     /// Longest life of a token.
     pub token_life: Duration,
+}
+
+/// What an event of the next process asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cure {
+    Ask,
+    AskAnew,
+}
+
+fn cure(kind: ConnectionEventType, connection: &Connection) -> Option<Cure> {
+    match (kind, connection.state()) {
+        (ConnectionEventType::Delete, _) => Some(Cure::AskAnew),
+        (ConnectionEventType::Update, State::Down | State::RefreshRequested) => Some(Cure::Ask),
+        // What there is at first: a lost stream was answered with a Request already.
+        _ => None,
+    }
 }
 
 impl Heal {
     /// Watches until dropped.
     pub async fn run(self) {
-        let (mut pause, mut lost) = (RETRY.0, false);
+        let (mut pauses, mut lost) = (Backoff::new(RETRY.0, RETRY.1), false);
         loop {
-            match self.open().await {
+            let own = PathSegment { name: self.name.clone(), id: self.id.clone(), ..PathSegment::default() };
+            match watch(&self.channels, &self.address, self.token_life, own).await {
                 Ok(events) => {
                     if lost {
-                        info!(address = %self.address, "reached again: asking for all connections anew");
+                        info!(address = %self.address, connection.id = %self.id, "reached again: asking anew");
                         self.session.heal();
                     }
-                    pause = RETRY.0;
+                    pauses.reset();
                     self.follow(events).await;
                     lost = true;
                 }
                 Err(error) => debug!(address = %self.address, %error, "cannot watch"),
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY.1);
+            tokio::time::sleep(pauses.pause()).await;
         }
     }
 
-    async fn open(&self) -> Result<Streaming<ConnectionEvent>> {
-        let unavailable = |error: &(dyn std::error::Error + 'static)| Error::caused(Kind::Unavailable, error);
-        let channel = self.channels.get(&self.address).await.map_err(|error| unavailable(&error))?;
-        let own = PathSegment { name: self.name.clone(), ..PathSegment::default() };
-        let mut call = Call::new(MonitorScopeSelector { path_segments: vec![own], ..Default::default() });
-        channel.token(self.token_life).map_err(|error| unavailable(&error))?.write(call.metadata_mut());
-        let mut client = MonitorConnectionClient::new(channel.grpc);
-        let opened = tokio::time::timeout(OPEN, client.monitor_connections(call)).await;
-        let late = || Error::new(Kind::Deadline, "no answer in time");
-        Ok(opened.map_err(|_| late())?.map_err(|status| unavailable(&status))?.into_inner())
-    }
-
-    /// Until the stream ends; a connection that is said to be down is asked for at once.
+    /// Until the stream ends.
     async fn follow(&self, mut events: Streaming<ConnectionEvent>) {
         while let Ok(Some(event)) = events.message().await {
-            let down = event.connections.values().any(|connection| connection.state() == State::Down);
-            if down && event.r#type() == ConnectionEventType::Update {
-                self.session.heal();
+            let is_own = |connection: &&Connection| connection.origin_id() == self.id;
+            for connection in event.connections.values().filter(is_own) {
+                match cure(event.r#type(), connection) {
+                    Some(Cure::Ask) => self.session.heal(),
+                    Some(Cure::AskAnew) => self.session.reselect(),
+                    None => {}
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_event_has_its_cure() {
+        use ConnectionEventType::{Delete, InitialStateTransfer, Update};
+        let state = |state: State| Connection { state: state.into(), ..Connection::default() };
+        assert_eq!(cure(Update, &state(State::Up)), None);
+        assert_eq!(cure(Update, &state(State::Down)), Some(Cure::Ask));
+        assert_eq!(cure(Update, &state(State::RefreshRequested)), Some(Cure::Ask));
+        assert_eq!(cure(Delete, &state(State::Up)), Some(Cure::AskAnew));
+        assert_eq!(cure(InitialStateTransfer, &state(State::Down)), None);
     }
 }

@@ -21,6 +21,7 @@ use self::follow::{Registries, follow};
 
 use crate::{
     api::{
+        access::Use,
         peer::{Address, FileKey},
         registry::{NetworkService, NetworkServiceEndpoint},
     },
@@ -42,6 +43,16 @@ pub struct Found {
     pub service: Option<NetworkService>,
     /// Its endpoints by name, with where they are reached.
     pub endpoints: BTreeMap<String, (NetworkServiceEndpoint, Address)>,
+    /// Whether the service is absent because it was deleted: a registry that was started anew does
+    /// not know it either, for a time.
+    pub deleted: bool,
+}
+
+/// A service that is followed; it stays in the index as long as this is held.
+#[derive(Debug)]
+pub struct Watched {
+    state: watch::Receiver<Option<State>>,
+    _awaited: Arc<()>,
 }
 
 type State = std::result::Result<Arc<Found>, Error>;
@@ -62,39 +73,75 @@ pub struct Index {
     services: RegistryChain<NetworkService>,
     endpoints: RegistryChain<NetworkServiceEndpoint>,
     clock: Clock,
+    domain: Arc<str>,
     used: Arc<Services>,
 }
 
 // === impl Index ===
 
 impl Index {
-    /// An index over these registries.
+    /// An index over these registries, in a mesh of this trust domain.
     pub fn new(
         services: RegistryChain<NetworkService>,
         endpoints: RegistryChain<NetworkServiceEndpoint>,
         clock: Clock,
+        domain: &str,
     ) -> Self {
-        Self { services, endpoints, clock, used: Arc::default() }
+        Self { services, endpoints, clock, domain: domain.into(), used: Arc::default() }
     }
 
-    /// The service of this name with its endpoints that have not expired.
+    /// The service of this name with its endpoints that have not expired and that it allows to serve
+    /// it.
     ///
     /// # Cancel safety
     ///
     /// The service stays in the index when the future is dropped.
     pub async fn find(&self, name: &str, deadline: Instant) -> Result<Found> {
-        let (mut state, _awaited) = self.follow(name)?;
-        let late =
-            || Error::new(Kind::Unavailable, format_args!("the registry did not tell of {name} in time"));
-        let found = tokio::time::timeout_at(deadline, state.wait_for(Option::is_some)).await;
-        let found = found.ok().and_then(std::result::Result::ok).and_then(|state| state.clone());
-        let mut found = (*found.ok_or_else(late)??).clone();
+        let mut found = (*self.state(name, deadline).await?).clone();
         let now = self.clock.seconds();
         #[allow(clippy::cast_precision_loss)] // exact until the year 285,000,000
         found
             .endpoints
             .retain(|_, (endpoint, _)| endpoint.expiration_time.is_none_or(|time| time.seconds as f64 > now));
+        if let Some(service) = &found.service {
+            let may = |endpoint: &NetworkServiceEndpoint| {
+                service.allows(Use::Serve, endpoint.owner(), &self.domain).is_ok()
+            };
+            found.endpoints.retain(|_, (endpoint, _)| may(endpoint));
+        }
         Ok(found)
+    }
+
+    /// Whether the process of this SPIFFE ID may connect to a service; nobody is refused one that is
+    /// not registered.
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`Self::find`].
+    pub async fn allows(&self, id: &str, name: &str, deadline: Instant) -> Result<()> {
+        let found = self.state(name, deadline).await?;
+        let Some(service) = &found.service else { return Ok(()) };
+        service
+            .allows(Use::Connect, id, &self.domain)
+            .map_err(|refusal| Error::caused(Kind::Denied, &refusal))
+    }
+
+    /// What is known of a service; the first answer is waited for.
+    async fn state(&self, name: &str, deadline: Instant) -> Result<Arc<Found>> {
+        let (mut state, _awaited) = self.follow(name)?;
+        let late =
+            || Error::new(Kind::Unavailable, format_args!("the registry did not tell of {name} in time"));
+        let found = tokio::time::timeout_at(deadline, state.wait_for(Option::is_some)).await;
+        let found = found.ok().and_then(std::result::Result::ok).and_then(|state| state.clone());
+        found.ok_or_else(late)?
+    }
+
+    /// Follows a service.
+    pub fn watch(&self, name: &str) -> Result<Watched> {
+        let (mut state, awaited) = self.follow(name)?;
+        // What is there already counts as the first change.
+        state.mark_changed();
+        Ok(Watched { state, _awaited: awaited })
     }
 
     fn follow(&self, name: &str) -> Result<(watch::Receiver<Option<State>>, Arc<()>)> {
@@ -142,6 +189,27 @@ async fn until_unused(used: Weak<Services>, name: &str) {
     }
 }
 
+// === impl Watched ===
+
+impl Watched {
+    /// Waits for a change since the last call; the first is how the service is now. Ends only if the
+    /// index does.
+    ///
+    /// # Cancel safety
+    ///
+    /// No change is lost when the future is dropped.
+    pub async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The service as it is known now, if it is.
+    pub fn now(&self) -> Option<Arc<Found>> {
+        self.state.borrow().as_ref()?.as_ref().ok().cloned()
+    }
+}
+
 // === impl Used ===
 
 impl Used {
@@ -169,6 +237,7 @@ impl Found {
 
     fn take_service(&mut self, name: &str, event: Event<NetworkService>) {
         if event.entry.name == name {
+            self.deleted = event.deleted;
             self.service = (!event.deleted).then_some(event.entry);
         }
     }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use crate::{
     api::{
         Mechanism,
-        mechanism::{INODE_URL, NAME, interface_name},
+        mechanism::{CLIENT_INTERFACE, INODE_URL, NAME, interface_name},
         peer::{FileKey, Files},
     },
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
@@ -79,7 +79,10 @@ impl Element for KernelClient {
             self.netns.put(mechanism, &mut request.files);
             mechanism.set(NAME, &name);
         }
-        next.request(cx, request).await
+        let mut reply = next.request(cx, request).await?;
+        let mechanism = reply.connection.mechanism.clone();
+        reply.connection.note_interface(CLIENT_INTERFACE, mechanism.as_ref());
+        Ok(reply)
     }
 
     async fn close(&self, cx: &Cx, mut request: Request, next: Next<'_>) -> Result<()> {

@@ -4,22 +4,32 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::api::{peer::Address, registry::NetworkServiceEndpoint};
 
+type Entries = BTreeMap<String, (NetworkServiceEndpoint, Address)>;
+
 /// See the module. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct LocalEntries(Arc<Mutex<BTreeMap<String, (NetworkServiceEndpoint, Address)>>>);
+pub struct LocalEntries(Arc<Local>);
+
+#[derive(Debug, Default)]
+struct Local {
+    entries: Mutex<Entries>,
+    /// Told when an endpoint comes, goes, or is reached by another socket.
+    changed: watch::Sender<()>,
+}
 
 impl LocalEntries {
     /// One endpoint by name.
     pub fn get(&self, name: &str) -> Option<(NetworkServiceEndpoint, Address)> {
-        self.0.lock().get(name).cloned()
+        self.0.entries.lock().get(name).cloned()
     }
 
     /// All that serve this network service, by name.
     pub fn serving(&self, service: &str) -> Vec<(NetworkServiceEndpoint, Address)> {
-        let all = self.0.lock();
+        let all = self.0.entries.lock();
         all.values()
             .filter(|(entry, _)| entry.network_service_names.iter().any(|name| name == service))
             .cloned()
@@ -28,12 +38,12 @@ impl LocalEntries {
 
     /// All, by name.
     pub fn all(&self) -> Vec<NetworkServiceEndpoint> {
-        self.0.lock().values().map(|(entry, _)| entry.clone()).collect()
+        self.0.entries.lock().values().map(|(entry, _)| entry.clone()).collect()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.lock().len()
+        self.0.entries.lock().len()
     }
 
     /// Whether there is none.
@@ -43,11 +53,23 @@ impl LocalEntries {
 
     /// Adds one, or takes its newest form.
     pub fn insert(&self, entry: NetworkServiceEndpoint, address: Address) {
-        self.0.lock().insert(entry.name.clone(), (entry, address));
+        let before = self.0.entries.lock().insert(entry.name.clone(), (entry, address.clone()));
+        if before.is_none_or(|(_, before)| before != address) {
+            self.0.changed.send_replace(());
+        }
     }
 
     /// Takes one out.
     pub fn remove(&self, name: &str) -> Option<(NetworkServiceEndpoint, Address)> {
-        self.0.lock().remove(name)
+        let gone = self.0.entries.lock().remove(name);
+        if gone.is_some() {
+            self.0.changed.send_replace(());
+        }
+        gone
+    }
+
+    /// Tells when an endpoint came or went, or is reached by another socket, from now on.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
     }
 }

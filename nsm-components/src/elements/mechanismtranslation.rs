@@ -54,8 +54,14 @@ impl Element for MechanismTranslation {
         let reselect = request.connection.state() == State::ReselectRequested;
         let known = cx.memory.with(|memory| memory.downstream.clone()).filter(|_| !reselect);
         let mut inner = request;
-        // A mechanism of the other class belongs to an endpoint that was elsewhere.
-        inner.connection.mechanism = known.filter(|known| known.cls == class).map(without_netns);
+        // A mechanism of the other class belongs to an endpoint that was elsewhere, and so does one
+        // that led to another endpoint.
+        let endpoint = &inner.connection.network_service_endpoint_name;
+        let same = cx.memory.with(|memory| {
+            let before = memory.next.as_ref().map(|(_, answered)| &answered.network_service_endpoint_name);
+            before.is_none_or(|before| before == endpoint)
+        });
+        inner.connection.mechanism = known.filter(|known| same && known.cls == class).map(without_netns);
         inner.preferences = self.preferences(local)?;
         let mut reply = next.request(cx, inner).await?;
         let downstream = std::mem::replace(&mut reply.connection.mechanism, upstream);
@@ -70,6 +76,7 @@ impl Element for MechanismTranslation {
             }
             return Err(Error::new(Kind::Invalid, message));
         }
+        reply.connection.note_interface(mechanism::CLIENT_INTERFACE, downstream.as_ref());
         cx.memory.with(|memory| memory.downstream = downstream);
         Ok(reply)
     }

@@ -1,10 +1,17 @@
 //! Links of chains, one a file, under upstream's names. None knows its neighbours.
 
+mod access;
+mod admit;
 mod authorize;
+mod authorizeclient;
 mod clientinfo;
 mod connect;
 mod discover;
 mod discoverforwarder;
+mod dnscontext;
+mod dnscontextclient;
+mod excludedprefixes;
+mod excludedprefixesclient;
 mod grpc;
 mod heal;
 mod index;
@@ -13,29 +20,47 @@ mod localforwarders;
 mod mechanisms;
 mod mechanismtranslation;
 mod monitor;
+mod netsvcmonitor;
+mod onidle;
+mod passthrough;
 mod point2pointipam;
+mod policyroute;
+mod recovery;
 pub mod registry;
 mod serve;
 mod trimpath;
 mod updatepath;
 mod updatetoken;
 mod vxlan;
+mod watch;
 mod xconnect;
 
 pub use self::{
+    access::Access,
+    admit::Admit,
     authorize::Authorize,
+    authorizeclient::AuthorizeClient,
     clientinfo::ClientInfo,
     connect::Connect,
     discover::Discover,
     discoverforwarder::DiscoverForwarder,
+    dnscontext::DnsContextServer,
+    dnscontextclient::{DnsConfigs, DnsContextClient},
+    excludedprefixes::ExcludedPrefixes,
+    excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
-    index::{Found, Index},
+    index::{Found, Index, Watched},
     kernel::{KernelClient, KernelServer},
     localforwarders::LocalEntries,
     mechanisms::Mechanisms,
     mechanismtranslation::MechanismTranslation,
-    monitor::{Monitor, MonitorEvent},
-    point2pointipam::{Point2PointIpam, Pool},
+    monitor::{Monitor, MonitorEvent, PeerEvents, Peers, PeersByGrpc},
+    netsvcmonitor::NetSvcMonitor,
+    onidle::OnIdle,
+    passthrough::PassThrough,
+    point2pointipam::{Keep, Point2PointIpam},
+    policyroute::{PolicyRoute, PolicyRouteError},
+    recovery::Recovery,
     serve::{ConnectionService, health_service},
     trimpath::TrimPath,
     updatepath::UpdatePath,

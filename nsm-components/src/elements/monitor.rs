@@ -1,7 +1,9 @@
 //! `monitor`: tells whoever asks which connections there are and how they change (protocol §4.3).
 //!
 //! A caller sees the connections it is part of, and no tokens: upstream shows everything to
-//! everybody.
+//! everybody. What the processes further along the path say of a connection is passed on.
+
+mod below;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,6 +17,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use self::below::Below;
+pub use self::below::{PeerEvents, Peers, PeersByGrpc};
 use crate::{
     api::{
         Connection,
@@ -40,12 +44,29 @@ pub struct MonitorEvent {
 #[derive(Debug, Default)]
 pub struct Monitor {
     state: Mutex<Known>,
+    below: Option<Below>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    connections: HashMap<String, (Connection, Option<String>)>,
+    connections: HashMap<String, Shown>,
     subscribers: Vec<Subscriber>,
+}
+
+/// A connection as it is shown.
+#[derive(Clone, Debug)]
+struct Shown {
+    connection: Connection,
+    /// Why it is not up.
+    error: Option<String>,
+    /// Whether the next process said so: then it may take it back.
+    by_next: bool,
+}
+
+impl Shown {
+    fn is_down(&self) -> bool {
+        self.connection.state() == State::Down
+    }
 }
 
 #[derive(Debug)]
@@ -83,6 +104,11 @@ fn without_tokens(connection: &Connection) -> Connection {
 // === impl Monitor ===
 
 impl Monitor {
+    /// A monitor of a process that calls others: it passes on what they say.
+    pub fn of_path(name: &str, peers: impl Peers) -> Self {
+        Self { below: Some(Below::new(name, peers)), ..Self::default() }
+    }
+
     /// Everything `peer` may see of what `selector` names: first one event with what there is, even
     /// if that is nothing, then the changes.
     pub fn subscribe(
@@ -113,15 +139,48 @@ impl Monitor {
 
     /// All connections as they are now, each with the error its last Request met, if it met one.
     pub fn connections(&self) -> Vec<(Connection, Option<String>)> {
-        self.state.lock().connections.values().cloned().collect()
+        let state = self.state.lock();
+        state.connections.values().map(|shown| (shown.connection.clone(), shown.error.clone())).collect()
     }
 
-    /// A connection that was up and cannot be refreshed: told once, and no more until it is up again.
-    fn down(&self, id: &str, error: &str) {
-        let known = self.state.lock().connections.get(id).map(|(connection, _)| connection.clone());
-        if let Some(mut connection) = known.filter(|known| known.state() != State::Down) {
-            connection.state = State::Down.into();
-            self.publish(ConnectionEventType::Update, &connection, Some(error.to_owned()));
+    fn shown(&self, id: &str) -> Option<Shown> {
+        self.state.lock().connections.get(id).cloned()
+    }
+
+    /// A connection that was up and is not any more: told once, and no more until it is up again.
+    fn down(&self, id: &str, error: &str, by_next: bool) {
+        if let Some(mut shown) = self.shown(id).filter(|shown| !shown.is_down()) {
+            shown.connection.state = State::Down.into();
+            self.publish(
+                ConnectionEventType::Update,
+                Shown { error: Some(error.to_owned()), by_next, ..shown },
+            );
+        }
+    }
+
+    /// What the next process says of a connection that goes through both (protocol §4.3): its state
+    /// and context count, and what it knows of the path beyond itself. One that this process found
+    /// to be down by itself stays so.
+    fn said(&self, id: &str, connection: &Connection) {
+        let Some(mut shown) = self.shown(id) else { return };
+        let endpoint = &connection.network_service_endpoint_name;
+        if !endpoint.is_empty() && *endpoint != shown.connection.network_service_endpoint_name {
+            // Of the time before the connection moved.
+            return;
+        }
+        if connection.state() == State::Down {
+            let next = shown.connection.segment(1).map_or("the next process", |segment| &segment.name);
+            let error = format!("{next} says that the connection is down");
+            return self.down(id, &error, true);
+        }
+        if shown.is_down() && !shown.by_next {
+            return;
+        }
+        let before = (shown.connection.state, shown.connection.context.clone());
+        shown.connection.state = connection.state;
+        shown.connection.context.clone_from(&connection.context);
+        if before != (shown.connection.state, shown.connection.context.clone()) {
+            self.publish(ConnectionEventType::Update, Shown { error: None, by_next: false, ..shown });
         }
     }
 
@@ -133,7 +192,7 @@ impl Monitor {
         let (events, receiver) = mpsc::channel(QUEUE);
         let subscriber = Subscriber { selector, peer, events };
         let mut state = self.state.lock();
-        let known = state.connections.values().map(|(known, _)| known);
+        let known = state.connections.values().map(|shown| &shown.connection);
         let known = known.filter(|known| subscriber.sees(known)).cloned().collect();
         // A new queue has room.
         let _ = subscriber.events.try_send((ConnectionEventType::InitialStateTransfer, known));
@@ -141,19 +200,21 @@ impl Monitor {
         ReceiverStream::new(receiver)
     }
 
-    fn publish(&self, kind: ConnectionEventType, connection: &Connection, error: Option<String>) {
+    fn publish(&self, kind: ConnectionEventType, shown: Shown) {
         let mut state = self.state.lock();
-        match kind {
-            ConnectionEventType::Delete => state.connections.remove(&connection.id),
-            _ => state.connections.insert(connection.id.clone(), (connection.clone(), error)),
-        };
-        state.subscribers.retain(|subscriber| {
+        let Known { connections, subscribers } = &mut *state;
+        let connection = &shown.connection;
+        subscribers.retain(|subscriber| {
             if subscriber.sees(connection) {
                 subscriber.events.try_send((kind, vec![connection.clone()])).is_ok()
             } else {
                 !subscriber.events.is_closed()
             }
         });
+        match kind {
+            ConnectionEventType::Delete => connections.remove(&connection.id),
+            _ => connections.insert(connection.id.clone(), shown),
+        };
     }
 }
 
@@ -167,11 +228,16 @@ impl Element for Arc<Monitor> {
         let id = request.connection.id.clone();
         match next.request(cx, request).await {
             Ok(reply) => {
-                self.publish(ConnectionEventType::Update, &reply.connection, None);
+                let connection = reply.connection.clone();
+                self.publish(ConnectionEventType::Update, Shown { connection, error: None, by_next: false });
+                if let Some(below) = &self.below {
+                    let address = cx.memory.with(|memory| memory.next.as_ref().map(|next| next.0.clone()));
+                    below.follow(self, &id, address);
+                }
                 Ok(reply)
             }
             Err(error) => {
-                self.down(&id, &error.message);
+                self.down(&id, &error.message, false);
                 Err(error)
             }
         }
@@ -179,103 +245,12 @@ impl Element for Arc<Monitor> {
 
     async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
         let connection = request.connection.clone();
+        self.below.as_ref().inspect(|below| below.forget(&connection.id));
         let closed = next.close(cx, request).await;
-        self.publish(ConnectionEventType::Delete, &connection, None);
+        self.publish(ConnectionEventType::Delete, Shown { connection, error: None, by_next: false });
         closed
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::chain::Chain;
-
-    fn request(id: &str) -> Request {
-        Request { connection: Connection { id: id.into(), ..Default::default() }, ..Default::default() }
-    }
-
-    fn monitored() -> (Arc<Monitor>, Chain, Cx) {
-        let monitor = Arc::new(Monitor::default());
-        let chain = Chain::new([Arc::new(monitor.clone()) as Arc<dyn Element>]);
-        (monitor, chain, Cx::within(Duration::from_secs(1)))
-    }
-
-    #[tokio::test]
-    async fn a_new_subscriber_gets_what_there_is_and_then_every_change() {
-        let (monitor, chain, cx) = monitored();
-        chain.start().request(&cx, request("a")).await.unwrap();
-        let mut events = Box::pin(monitor.add(MonitorScopeSelector::default(), None));
-        chain.start().request(&cx, request("b")).await.unwrap();
-        chain.start().close(&cx, request("a")).await.unwrap();
-        let mut seen = Vec::new();
-        for _ in 0..3 {
-            let (kind, connections) = events.next().await.unwrap();
-            seen.push((kind, connections[0].id.clone()));
-        }
-        let expected = [
-            (ConnectionEventType::InitialStateTransfer, "a".to_owned()),
-            (ConnectionEventType::Update, "b".to_owned()),
-            (ConnectionEventType::Delete, "a".to_owned()),
-        ];
-        assert_eq!(seen, expected);
-    }
-
-    #[tokio::test]
-    async fn the_first_event_comes_even_when_there_is_nothing_to_tell() {
-        let (monitor, chain, cx) = monitored();
-        chain.start().request(&cx, request("a")).await.unwrap();
-        let mut events = Box::pin(monitor.subscribe(MonitorScopeSelector::default(), "spiffe://d/stranger"));
-        let first = events.next().await.unwrap().unwrap();
-        assert_eq!((first.r#type(), first.connections.len()), (ConnectionEventType::InitialStateTransfer, 0));
-    }
-
-    /// Fails every Request.
-    struct Broken;
-
-    #[async_trait]
-    impl Element for Broken {
-        fn name(&self) -> &'static str {
-            "broken"
-        }
-
-        async fn request(&self, _: &Cx, _: Request, _: Next<'_>) -> Result<Reply> {
-            Err(crate::chain::Error::new(crate::chain::Kind::Unavailable, "told to fail"))
-        }
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_cannot_be_refreshed_is_told_to_be_down_once_and_with_its_error() {
-        let (monitor, chain, cx) = monitored();
-        chain.start().request(&cx, request("a")).await.unwrap();
-        let mut events = Box::pin(monitor.add(MonitorScopeSelector::default(), None));
-        events.next().await.unwrap();
-        let broken = Chain::new([Arc::new(monitor.clone()) as Arc<dyn Element>, Arc::new(Broken)]);
-        for _ in 0..2 {
-            broken.start().request(&cx, request("a")).await.unwrap_err();
-        }
-        broken.start().request(&cx, request("unknown")).await.unwrap_err();
-        let [(connection, error)] = &monitor.connections()[..] else { panic!("one connection is known") };
-        assert_eq!((connection.state(), error.as_deref()), (State::Down, Some("told to fail")));
-        chain.start().request(&cx, request("a")).await.unwrap();
-        let states =
-            [events.next().await.unwrap(), events.next().await.unwrap()].map(|(_, all)| all[0].state());
-        assert_eq!(states, [State::Down, State::Up]);
-    }
-
-    #[tokio::test]
-    async fn a_subscriber_that_does_not_read_is_cut_off_and_the_others_never_notice() {
-        let (monitor, chain, cx) = monitored();
-        let slow = monitor.subscribe(MonitorScopeSelector::default(), "x");
-        let mut quick = Box::pin(monitor.watch());
-        let stuck = Box::pin(monitor.add(MonitorScopeSelector::default(), None));
-        for _ in 0..=QUEUE {
-            chain.start().request(&cx, request("a")).await.unwrap();
-            quick.next().await.unwrap();
-        }
-        assert_eq!(monitor.state.lock().subscribers.len(), 2);
-        assert_eq!(stuck.count().await, QUEUE);
-        drop(slow);
-    }
-}
+mod tests;

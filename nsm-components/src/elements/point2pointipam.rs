@@ -1,138 +1,95 @@
 //! `point2pointipam`: hands every connection a pair of addresses, the endpoint's and the client's
-//! (protocol §4.5). Addresses that a connection brings along are kept when they are free: that is
-//! how addresses survive a restart of the endpoint.
+//! (protocol §4.5). With [`Keep::Nothing`] it is upstream's `strictipam` around it.
+//!
+//! Addresses that a connection brings along are kept when they are free: that is how addresses
+//! survive a restart of the endpoint. Until everybody had the time to bring them, what this
+//! endpoint's interfaces still have is handed to nobody else.
 
 mod excluded;
+mod held;
+mod pool;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::warn;
 
-use self::excluded::{Excluded, MAX_EXCLUDED, next, range};
+use self::{
+    excluded::{Excluded, MAX_EXCLUDED},
+    pool::{Brought, Pair, Pool},
+};
 use crate::{
-    api::connectioncontext::{IpContext, Route},
+    api::{
+        connection::State,
+        connectioncontext::{IpContext, Route},
+    },
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
 };
 
-/// One address family's pairs. Pure: no clock, no I/O.
-#[derive(Clone, Debug, Default)]
-pub struct Pool {
-    prefixes: Vec<IpNet>,
-    taken: BTreeSet<IpAddr>,
-    pairs: BTreeMap<String, Pair>,
-}
-
+/// What stays of addresses and routes that a client brings along for its own interface and that
+/// are not of the endpoint's prefixes. On the endpoint's side nothing does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pair {
-    endpoint: IpAddr,
-    client: IpAddr,
+pub enum Keep {
+    /// All, unless the Request says that it comes from another endpoint.
+    Foreign,
+    /// Nothing.
+    Nothing,
 }
 
 /// See the module. One pool per group of prefixes: two groups make a dual stack.
 #[derive(Debug)]
 pub struct Point2PointIpam {
     pools: Mutex<Vec<Pool>>,
+    keep: Keep,
+    recovering_until: Instant,
 }
 
-fn host(ip: IpAddr) -> IpNet {
-    IpNet::from(ip)
+/// Pairs of a connection, one a pool; those it did not have before go back unless they are settled.
+struct Grant<'a> {
+    ipam: &'a Point2PointIpam,
+    connection: &'a str,
+    pairs: Vec<Pair>,
 }
 
 fn parse(text: &str) -> Option<IpAddr> {
     text.parse::<IpNet>().map(|net| net.addr()).or_else(|_| text.parse()).ok()
 }
 
-// === impl Pool ===
+// === impl Grant ===
 
-impl Pool {
-    /// Addresses of these prefixes, all of them.
-    pub fn new(prefixes: Vec<IpNet>) -> Self {
-        Self { prefixes, ..Self::default() }
-    }
-
-    fn free(&self, ip: IpAddr, excluded: &Excluded) -> bool {
-        self.prefixes.iter().any(|prefix| prefix.contains(&ip))
-            && !self.taken.contains(&ip)
-            && excluded.end_of(ip).is_none()
-    }
-
-    /// The pair of a connection: what it has, else what it brings if that is free, else the two
-    /// lowest free addresses. Nothing when the pool is empty.
-    fn pair(&mut self, connection: &str, context: &IpContext, excluded: &Excluded) -> Option<Pair> {
-        if let Some(pair) = self.pairs.get(connection).copied() {
-            if [pair.client, pair.endpoint].into_iter().all(|ip| excluded.end_of(ip).is_none()) {
-                return Some(pair);
-            }
-            self.release(connection);
-        }
-        let brought =
-            |all: &[String]| all.iter().filter_map(|text| parse(text)).find(|ip| self.free(*ip, excluded));
-        let recovered = brought(&context.dst_ip_addrs).zip(brought(&context.src_ip_addrs));
-        let recovered = recovered.filter(|(endpoint, client)| endpoint != client);
-        let (endpoint, client) = if let Some(pair) = recovered {
-            pair
-        } else {
-            let endpoint = self.lowest(None, excluded)?;
-            (endpoint, self.lowest(Some(endpoint), excluded)?)
-        };
-        let pair = Pair { endpoint, client };
-        self.taken.extend([endpoint, client]);
-        self.pairs.insert(connection.to_owned(), pair);
-        Some(pair)
-    }
-
-    fn lowest(&self, but: Option<IpAddr>, excluded: &Excluded) -> Option<IpAddr> {
-        self.prefixes.iter().find_map(|prefix| self.lowest_of(*prefix, but, excluded))
-    }
-
-    /// Steps over what is taken, and jumps over what is excluded: a client may exclude 2^63
-    /// addresses in a word.
-    fn lowest_of(&self, prefix: IpNet, but: Option<IpAddr>, excluded: &Excluded) -> Option<IpAddr> {
-        let (mut ip, last) = range(prefix);
-        loop {
-            let over = match excluded.end_of(ip) {
-                Some(end) => end,
-                None if Some(ip) == but || self.taken.contains(&ip) => ip,
-                None => return Some(ip),
-            };
-            if over >= last {
-                return None;
-            }
-            ip = next(over)?;
-        }
-    }
-
-    fn release(&mut self, connection: &str) {
-        if let Some(pair) = self.pairs.remove(connection) {
-            self.taken.remove(&pair.endpoint);
-            self.taken.remove(&pair.client);
-        }
+impl Grant<'_> {
+    fn settle(self) {
+        let mut pools = self.ipam.pools.lock();
+        pools.iter_mut().zip(&self.pairs).for_each(|(pool, pair)| pool.settle(self.connection, *pair));
     }
 }
 
-/// Replaces what an earlier grant set: addresses and routes to exactly these pairs.
-fn grant(context: &mut IpContext, pairs: &[Pair]) {
-    let route = |ip| Route { prefix: host(ip).to_string(), next_hop: String::new() };
-    context.src_ip_addrs = pairs.iter().map(|pair| host(pair.client).to_string()).collect();
-    context.dst_ip_addrs = pairs.iter().map(|pair| host(pair.endpoint).to_string()).collect();
-    context.src_routes = pairs.iter().map(|pair| route(pair.endpoint)).collect();
-    context.dst_routes = pairs.iter().map(|pair| route(pair.client)).collect();
+impl Drop for Grant<'_> {
+    fn drop(&mut self) {
+        let mut pools = self.ipam.pools.lock();
+        pools.iter_mut().zip(&self.pairs).for_each(|(pool, pair)| pool.abandon(self.connection, *pair));
+    }
 }
 
 // === impl Point2PointIpam ===
 
 impl Point2PointIpam {
-    /// One pair a connection from each of these groups of prefixes.
-    pub fn new(groups: Vec<Vec<IpNet>>) -> Self {
-        Self { pools: Mutex::new(groups.into_iter().map(Pool::new).collect()) }
+    /// One pair a connection from each of these groups of prefixes. For `life`, the longest that a
+    /// connection stays without a Request, the pairs of a former incarnation are its connections'.
+    pub fn new(groups: Vec<Vec<IpNet>>, keep: Keep, life: Duration) -> Self {
+        let pools = Mutex::new(groups.into_iter().map(Pool::new).collect());
+        Self { pools, keep, recovering_until: Instant::now() + life }
     }
 
-    fn assign(&self, connection: &str, context: &mut IpContext) -> Result<()> {
+    fn choose<'a>(
+        &'a self,
+        connection: &'a str,
+        context: &IpContext,
+        held: &BTreeSet<IpAddr>,
+    ) -> Result<Grant<'a>> {
         let count = context.excluded_prefixes.len();
         if count > MAX_EXCLUDED {
             let message =
@@ -140,27 +97,59 @@ impl Point2PointIpam {
             return Err(Error::new(Kind::Invalid, message));
         }
         let excluded = Excluded::new(context.excluded_prefixes.iter().filter_map(|net| net.parse().ok()));
-        let mut pools = self.pools.lock();
-        let mut pairs = Vec::with_capacity(pools.len());
-        for pool in pools.iter_mut() {
-            if let Some(pair) = pool.pair(connection, context, &excluded) {
-                pairs.push(pair);
-                continue;
-            }
-            let prefixes: Vec<_> = pool.prefixes.iter().map(ToString::to_string).collect();
-            pools.iter_mut().for_each(|pool| pool.release(connection));
-            let message = format_args!(
-                "no two free addresses are left in {}: set NSM_CIDR_PREFIX wider",
-                prefixes.join(", ")
-            );
-            return Err(Error::new(Kind::Exhausted, message));
-        }
-        grant(context, &pairs);
-        Ok(())
+        let all = |texts: &[String]| texts.iter().filter_map(|text| parse(text)).collect();
+        let brought = Brought { endpoint: all(&context.dst_ip_addrs), client: all(&context.src_ip_addrs) };
+        let mut grant = Grant { ipam: self, connection, pairs: Vec::new() };
+        // The grant locks the pools when it goes, so they are let go of first.
+        let exhausted = {
+            let mut pools = self.pools.lock();
+            pools.iter_mut().find_map(|pool| match pool.choose(connection, &brought, &excluded, held) {
+                Some(pair) => {
+                    grant.pairs.push(pair);
+                    None
+                }
+                None => Some(pool.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            })
+        };
+        let Some(prefixes) = exhausted else { return Ok(grant) };
+        let message = format_args!(
+            "no two free addresses are left in {}: set NSM_CIDR_PREFIX wider, or exclude less",
+            prefixes.join(", ")
+        );
+        Err(Error::new(Kind::Exhausted, message))
+    }
+
+    /// Replaces what an earlier grant set: addresses and routes to exactly these pairs, beside what
+    /// is to be kept.
+    fn write(&self, pairs: &[Pair], keep: Keep, context: &mut IpContext) {
+        let host = |ip| IpNet::from(ip).to_string();
+        let route = |ip| Route { prefix: host(ip), next_hop: String::new() };
+        let pools = self.pools.lock();
+        let foreign = |text: &str| {
+            keep == Keep::Foreign && parse(text).is_some_and(|ip| !pools.iter().any(|pool| pool.contains(ip)))
+        };
+        context.src_ip_addrs.retain(|text| foreign(text));
+        context.src_ip_addrs.splice(..0, pairs.iter().map(|pair| host(pair.client)));
+        context.src_routes.retain(|route| foreign(&route.prefix));
+        context.src_routes.splice(..0, pairs.iter().map(|pair| route(pair.endpoint)));
+        context.dst_ip_addrs = pairs.iter().map(|pair| host(pair.endpoint)).collect();
+        context.dst_routes = pairs.iter().map(|pair| route(pair.client)).collect();
     }
 
     fn knows(&self, connection: &str) -> bool {
         self.pools.lock().iter().any(|pool| pool.pairs.contains_key(connection))
+    }
+
+    /// What a new connection must not get though nobody asked for it yet.
+    async fn held(&self, connection: &str) -> BTreeSet<IpAddr> {
+        if Instant::now() >= self.recovering_until || self.knows(connection) {
+            return BTreeSet::new();
+        }
+        let held = tokio::task::spawn_blocking(held::addresses).await.map_err(std::io::Error::other);
+        held.flatten().unwrap_or_else(|error| {
+            warn!(%error, "cannot see which addresses are in use from before");
+            BTreeSet::new()
+        })
     }
 
     fn release(&self, connection: &str) {
@@ -176,14 +165,14 @@ impl Element for Point2PointIpam {
 
     async fn request(&self, cx: &Cx, mut request: Request, next: Next<'_>) -> Result<Reply> {
         let id = request.connection.id.clone();
-        let known = self.knows(&id);
+        let moved = request.connection.state() == State::ReselectRequested;
+        let keep = if moved { Keep::Nothing } else { self.keep };
         let context = request.connection.context.get_or_insert_default().ip_context.get_or_insert_default();
-        self.assign(&id, context)?;
-        let reply = next.request(cx, request).await;
-        if reply.is_err() && !known {
-            self.release(&id);
-        }
-        reply
+        let grant = self.choose(&id, context, &self.held(&id).await)?;
+        self.write(&grant.pairs, keep, context);
+        let reply = next.request(cx, request).await?;
+        grant.settle();
+        Ok(reply)
     }
 
     async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::{
         connection::{ConnectionEvent, MonitorScopeSelector, monitor_connection_server::MonitorConnection},
         networkservice::{NetworkServiceRequest, network_service_server::NetworkService},
     },
-    chain::{Chain, Cx, Memory, Request},
+    chain::{Chain, Cx, Request},
     transport::Accepted,
 };
 
@@ -37,11 +37,10 @@ impl ConnectionService {
     }
 
     /// What travels beside the call.
-    fn receive<T>(&self, call: &Call<T>, accepted: &Accepted) -> Result<Cx, Status> {
+    fn receive<T>(&self, call: &Call<T>, accepted: &Accepted) -> Cx {
         let deadline = deadline(call.metadata());
-        let caller = caller(&accepted.session, call.metadata(), self.token_life).map_err(|e| status(&e))?;
-        let cx = Cx::within(Duration::ZERO);
-        Ok(Cx { deadline, caller: Some(caller), memory: Memory::default(), ..cx })
+        let caller = caller(&accepted.session, call.metadata(), self.token_life);
+        Cx { deadline, caller: Some(caller), ..Cx::within(Duration::ZERO) }
     }
 }
 
@@ -54,7 +53,7 @@ impl NetworkService for ConnectionService {
         let mut request =
             Request { connection, preferences: message.mechanism_preferences, ..Request::default() };
         let accepted = accepted(&call)?;
-        let cx = self.receive(&call, &accepted)?;
+        let cx = self.receive(&call, &accepted);
         let sent = urls(request.preferences.iter().chain(&request.connection.mechanism));
         if !accepted.local && !sent.is_empty() {
             let message = "a mechanism with a file cannot come over TCP: files pass unix sockets alone";
@@ -64,7 +63,12 @@ impl NetworkService for ConnectionService {
             let files = claim(&accepted.files, &sent, cx.deadline).await;
             request.files = files.map_err(|error| status(&error))?;
         }
-        let reply = self.chain.start().request(&cx, request).await.map_err(|error| status(&error))?;
+        let mut reply = self.chain.start().request(&cx, request).await.map_err(|error| status(&error))?;
+        // Clients judge this process's own token by the certificate it showed them.
+        if let Some(own) = reply.connection.segment_mut(1) {
+            let shown = accepted.session.show(&own.token);
+            own.token = shown.map_err(|error| Status::internal(error.to_string()))?.to_string();
+        }
         if accepted.local {
             // The endpoint's own files go back beside the answer. What the caller sent it has, and
             // would never claim: the copies would pin its network namespace.
@@ -82,7 +86,7 @@ impl NetworkService for ConnectionService {
     async fn close(&self, call: Call<Connection>) -> Result<Response<()>, Status> {
         let mut request = Request { connection: call.get_ref().clone(), ..Request::default() };
         let accepted = accepted(&call)?;
-        let cx = self.receive(&call, &accepted)?;
+        let cx = self.receive(&call, &accepted);
         if accepted.local {
             request.files = claim_arrived(&accepted.files, &urls(&request.connection.mechanism));
         }

@@ -69,7 +69,7 @@ mod tests {
     fn id(caller: &str) -> String {
         let element = UpdatePath::new("nsmgr", Trust::Prefixes(vec!["spiffe://d/mesh/".into()]));
         let peer = Peer { id: caller.into(), public_key: Vec::new(), not_after: 0 };
-        let caller = Caller { peer, token: None, own_token: ("".into(), 0) };
+        let caller = Caller::test(peer);
         let cx = Cx { caller: Some(Arc::new(caller)), ..Cx::within(Duration::ZERO) };
         let before = PathSegment { name: "nsc".into(), id: "nsc-0".into(), ..Default::default() };
         element.id(&cx, Some(&before))

@@ -9,14 +9,16 @@ mod components;
 mod url;
 pub mod vars;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration,
+};
 
 use ipnet::IpNet;
 
 pub use self::{
     components::{
-        Common, Forwarder, IdentityAgent, IdentityAuthority, IdentityStandalone, Nsc, Nse, Nsmgr, ObjectRef,
-        Registry,
+        Common, DnsServers, Endpoint, Forwarder, IdentityAgent, IdentityAuthority, IdentityStandalone,
+        IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Registry,
     },
     url::{NsmUrl, Target, UrlError},
 };
@@ -107,6 +109,17 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A duration; `None` when it is absent or zero.
+    pub(crate) fn duration_or_never(&mut self, name: &str) -> Option<Duration> {
+        self.read(name, None, "a duration such as 30s or 10m, or 0 for never", |text| match text {
+            "0" => Some(None),
+            text => {
+                let duration = humantime::parse_duration(text).ok()?;
+                Some((!duration.is_zero()).then_some(duration))
+            }
+        })
+    }
+
     pub(crate) fn flag(&mut self, name: &str, default: bool) -> bool {
         self.read(name, default, "true or false", |text| match text {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
@@ -129,6 +142,12 @@ impl<'a> Reader<'a> {
         self.read(name, default, "a UDP port from 1 to 65535; 0 means the default", |text| {
             text.parse().ok().map(|port| if port == 0 { default } else { port })
         })
+    }
+
+    /// A number in a range.
+    pub(crate) fn count(&mut self, name: &str, default: usize, range: RangeInclusive<usize>) -> usize {
+        let allowed = format!("a number from {} to {}", range.start(), range.end());
+        self.read(name, default, &allowed, |text| text.parse().ok().filter(|count| range.contains(count)))
     }
 
     pub(crate) fn ip(&mut self, name: &str) -> Option<IpAddr> {
@@ -201,10 +220,18 @@ impl<'a> Reader<'a> {
             Vec::new()
         })
     }
+
+    pub(crate) fn url_groups(&mut self, name: &str) -> Vec<Vec<NsmUrl>> {
+        let text = self.text(name, "");
+        parse_groups(&text).unwrap_or_else(|bad| {
+            self.refuse(name, &bad, "groups of NSM URLs such as [kernel://a/nsm-1,kernel://b/nsm-2]");
+            Vec::new()
+        })
+    }
 }
 
-/// Prefixes in groups: `[a,b],c` is one group of two and one of one (protocol §6.8).
-fn parse_groups(text: &str) -> Result<Vec<Vec<IpNet>>, String> {
+/// Items in groups: `[a,b],c` is one group of two and one of one (protocol §6.8).
+fn parse_groups<T: FromStr>(text: &str) -> Result<Vec<Vec<T>>, String> {
     let mut groups = Vec::new();
     let mut rest = text.trim();
     while !rest.is_empty() {
@@ -213,13 +240,12 @@ fn parse_groups(text: &str) -> Result<Vec<Vec<IpNet>>, String> {
         } else {
             rest.split_once(',').map_or((rest, ""), |(group, _)| (group, &rest[group.len()..]))
         };
-        let prefixes = group.split(',').map(str::trim).filter(|prefix| !prefix.is_empty());
-        let prefixes: Result<Vec<IpNet>, _> =
-            prefixes.map(|prefix| prefix.parse().map_err(|_| prefix.to_owned())).collect();
-        groups.push(prefixes?);
+        let items = group.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let items: Result<Vec<T>, _> = items.map(|item| item.parse().map_err(|_| item.to_owned())).collect();
+        groups.push(items?);
         rest = after.trim().trim_start_matches(',').trim();
     }
-    groups.retain(|group: &Vec<IpNet>| !group.is_empty());
+    groups.retain(|group: &Vec<T>| !group.is_empty());
     Ok(groups)
 }
 
@@ -248,7 +274,17 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_urls_keep_their_brackets() {
+        let text = "[kernel://a/nsm-1?x=y,kernel://b],[kernel://c]";
+        let groups = parse_groups::<NsmUrl>(text).unwrap();
+        assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(groups[0][0], "kernel://a/nsm-1?x=y".parse().unwrap());
+        assert_eq!(parse_groups::<NsmUrl>("[http://a]"), Err("http://a".to_owned()));
+    }
+
+    #[test]
     fn groups_of_prefixes_keep_their_brackets() {
+        let parse_groups = parse_groups::<IpNet>;
         let groups = parse_groups("[10.0.0.0/24,fd00::/64], 172.16.0.0/16").unwrap();
         assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(parse_groups("10.0.0.0/24,10.1.0.0/24").unwrap().len(), 2);

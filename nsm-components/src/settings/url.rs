@@ -11,8 +11,8 @@ pub enum UrlError {
     /// No network service in an NSM URL.
     #[error("use kernel://service, with /interface and ?label=value as needed")]
     NoService,
-    /// A mechanism that no client here has.
-    #[error("the mechanism {0:?} is not available; use kernel://")]
+    /// A mechanism that nobody knows.
+    #[error("the mechanism {0:?} is none of NSM's; use kernel://")]
     Mechanism(String),
     /// An interface name the kernel would refuse.
     #[error("the interface name {0:?} needs 1 to 15 bytes without blanks, '/' or ':'")]
@@ -55,9 +55,14 @@ impl fmt::Display for Target {
     }
 }
 
+/// Types of mechanisms between an application and its forwarder (protocol §6.1).
+const MECHANISMS: [&str; 4] = ["KERNEL", "MEMIF", "VFIO", "NOOP"];
+
 /// What a client asks for: `kernel://service[@domain][/interface][?label=value&…]` (protocol §6.8).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NsmUrl {
+    /// Type of the mechanism: the scheme in upper case.
+    pub mechanism: String,
     /// Network service, with its domain if one is given.
     pub network_service: String,
     /// Interface name in the client; made up when absent.
@@ -72,7 +77,8 @@ impl FromStr for NsmUrl {
     fn from_str(text: &str) -> Result<Self, UrlError> {
         let with_scheme = if text.contains("://") { text.to_owned() } else { format!("kernel://{text}") };
         let url = url::Url::parse(&with_scheme).map_err(|_| UrlError::NoService)?;
-        if !url.scheme().eq_ignore_ascii_case("kernel") {
+        let mechanism = url.scheme().to_ascii_uppercase();
+        if !MECHANISMS.contains(&mechanism.as_str()) {
             return Err(UrlError::Mechanism(url.scheme().to_owned()));
         }
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or(UrlError::NoService)?;
@@ -94,7 +100,7 @@ impl FromStr for NsmUrl {
                 })
                 .or_insert_with(|| value.into_owned());
         }
-        Ok(Self { network_service, interface, labels })
+        Ok(Self { mechanism, network_service, interface, labels })
     }
 }
 
@@ -128,8 +134,36 @@ mod tests {
 
     #[test]
     fn an_nsm_url_that_cannot_work_says_why() {
-        assert_eq!("memif://x".parse::<NsmUrl>(), Err(UrlError::Mechanism("memif".into())));
+        assert_eq!("http://x".parse::<NsmUrl>(), Err(UrlError::Mechanism("http".into())));
         assert_eq!("kernel://".parse::<NsmUrl>(), Err(UrlError::NoService));
         assert!(matches!("kernel://x/sixteen-bytes-xx".parse::<NsmUrl>(), Err(UrlError::Interface(_))));
+    }
+
+    /// Upstream's published request URLs, one annotation a line.
+    const PUBLISHED: &str = include_str!("../../tests/data/upstream-request-urls.txt");
+
+    #[test]
+    fn published_request_urls_name_what_stands_in_them() {
+        let lines = PUBLISHED.lines().filter(|line| !line.starts_with('#'));
+        let urls: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
+        assert_eq!(urls.len(), 68);
+        for text in &urls {
+            let url: NsmUrl = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            let (mechanism, rest) = text.split_once("://").unwrap();
+            let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+            let (service, interface) = rest.split_once('/').map_or((rest, None), |(s, i)| (s, Some(i)));
+            let labels = query.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+            assert_eq!(url.mechanism.to_ascii_lowercase(), mechanism, "{text}");
+            assert_eq!(url.network_service, service, "{text}");
+            assert_eq!(url.interface.as_deref(), interface, "{text}");
+            assert_eq!(url.labels, labels.into_iter().collect(), "{text}");
+        }
+        let schemes = |scheme| urls.iter().filter(|url| url.starts_with(scheme)).count();
+        assert_eq!([schemes("kernel:"), schemes("memif:"), schemes("vfio:")], [59, 8, 1]);
+    }
+
+    #[test]
+    fn a_port_in_an_nsm_url_says_nothing() {
+        assert_eq!("kernel://finance:80/nsm-1".parse::<NsmUrl>().unwrap().network_service, "finance");
     }
 }

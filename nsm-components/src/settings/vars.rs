@@ -19,10 +19,15 @@ names! {
     NSM_CONNECT_TO,
     /// The registry, as a URL.
     NSM_REGISTRY_URL,
+    /// The registry that knows other domains, as a URL: it gets all names with an `@`. Empty: there is
+    /// none, and such names are refused.
+    NSM_PROXY_REGISTRY_URL,
     /// How long establishing a connection to a peer may take.
     NSM_DIAL_TIMEOUT,
     /// How long one Request may take.
     NSM_REQUEST_TIMEOUT,
+    /// How many Requests a process works on at once; sixteen times as many wait for their turn.
+    NSM_MAX_REQUESTS_IN_FLIGHT,
     /// Labels of the endpoint or forwarder: `key:value,key2:value2`.
     NSM_LABELS,
     /// Network service that forwarders offer.
@@ -41,6 +46,20 @@ names! {
     NSM_PAYLOAD,
     /// Prefixes an endpoint hands out addresses from.
     NSM_CIDR_PREFIX,
+    /// What an endpoint does with addresses that clients bring along: polite or strict.
+    NSM_IPAM_POLICY,
+    /// DNS servers an endpoint hands to its clients, as a JSON list.
+    NSM_DNS_CONFIGS,
+    /// File with the policy routes an endpoint hands to its clients.
+    NSM_PBR_CONFIG_PATH,
+    /// An endpoint that nobody used for this long ends; 0 is never.
+    NSM_IDLE_TIMEOUT,
+    /// Whether a client serves DNS for its pod with the servers its connections bring.
+    NSM_LOCAL_DNS_SERVER_ENABLED,
+    /// Where it does: an IP address and a port.
+    NSM_LOCAL_DNS_SERVER_ADDRESS,
+    /// Network services of a client that may share addresses: `[url,url],[url]`.
+    NSM_AWARENESS_GROUPS,
     /// Whether an endpoint registers its network services too.
     NSM_REGISTER_SERVICE,
     /// Whether an endpoint takes its registration back when it stops.
@@ -50,12 +69,18 @@ names! {
     NSM_TRUSTED_IDS,
     /// Folder for the sockets and files of the process.
     NSM_BASE_DIR,
+    /// YAML file with the list `prefixes` that no endpoint shall hand out addresses of.
+    NSM_EXCLUDED_PREFIXES_FILE,
     /// Name of the `NSMNodeState` the nsmgr reports into; empty: it reports nowhere.
     NSM_NODE_STATE,
     /// SPIFFE trust domain of the mesh.
     NSM_TRUST_DOMAIN,
     /// Life of an X.509-SVID; it is renewed at half of it.
     NSM_SVID_LIFETIME,
+    /// Life of a CA of `nsm identity standalone`; the next one is made ready at half of it.
+    NSM_CA_LIFETIME,
+    /// Path of the SPIFFE IDs of a host's programs, with `{uid}`, `{gid}`, `{program}` or `{path}`.
+    NSM_SPIFFE_ID_TEMPLATE,
     /// `namespace/name` of the Secret with the root key.
     NSM_ROOT_SECRET,
     /// `namespace/name` of the ConfigMap with the trust bundle.

@@ -5,10 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,19 +14,20 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
-use super::{Error, FdTable, MAX_HEADER_LIST, Session, Source, Token, dial::Connector};
+use super::{Calls, Counts, Error, FdTable, MAX_HEADER_LIST, Session, Source, Token, dial::Connector};
 use crate::api::peer::Address;
 
 /// A channel to one peer. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Channel {
     /// For generated clients.
-    pub grpc: tonic::transport::Channel,
+    pub grpc: Calls,
     /// Files to and from the peer; nothing arrives over TCP.
     pub files: FdTable,
     session: Arc<ArcSwapOption<Session>>,
     ended: CancellationToken,
     local: bool,
+    lane: usize,
     /// Counts who holds this channel.
     held: Arc<()>,
 }
@@ -49,7 +47,6 @@ struct Inner {
     source: Source,
     dial_timeout: Duration,
     open: Mutex<Open>,
-    dials: Arc<AtomicU64>,
 }
 
 type Slots = BTreeMap<String, Arc<tokio::sync::Mutex<Slot>>>;
@@ -125,12 +122,20 @@ impl Open {
     }
 }
 
+fn slot_key(address: &Address, lane: usize) -> String {
+    match lane {
+        0 => address.to_string(),
+        // No address has a space.
+        _ => format!("{address} {lane}"),
+    }
+}
+
 // === impl Channels ===
 
 impl Channels {
     /// No channel yet; each dial may take `dial_timeout`.
     pub fn new(source: Source, dial_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { source, dial_timeout, open: Mutex::default(), dials: Arc::default() }))
+        Self(Arc::new(Inner { source, dial_timeout, open: Mutex::default() }))
     }
 
     /// The channel to `address`, dialled at the first use, when its connection has ended, and, the
@@ -140,8 +145,19 @@ impl Channels {
     ///
     /// Dropping the future leaves the channels as they were.
     pub async fn get(&self, address: &Address) -> Result<Channel, Error> {
+        self.get_lane(address, 0).await
+    }
+
+    /// One more channel to the same peer, by its number: a connection carries a limited number of
+    /// calls at a time, and watches are calls that do not end. Number 0 is the one that [`Self::get`]
+    /// answers.
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`Self::get`].
+    pub async fn get_lane(&self, address: &Address, lane: usize) -> Result<Channel, Error> {
         let asked = Instant::now();
-        let key = address.to_string();
+        let key = slot_key(address, lane);
         let slot = self.0.open.lock().slot(&key, asked);
         // Each peer has its own lock: one that does not answer must not hold up the others.
         let mut slot = slot.lock().await;
@@ -152,7 +168,7 @@ impl Channels {
         if slot.failed.is_some_and(|failed| failed > asked) {
             return Err(Error::Dial { address: key, source: "another call has just tried".into() });
         }
-        let dialled = self.dial(address).await;
+        let dialled = self.dial(address, lane).await;
         slot.failed = dialled.is_err().then(Instant::now);
         slot.channel = dialled.as_ref().ok().cloned();
         dialled
@@ -160,18 +176,18 @@ impl Channels {
 
     /// Forgets the channel to `address`, whichever it is now. One that is being dialled stays.
     pub fn forget(&self, address: &Address) {
-        self.forget_if(address, |_| true);
+        self.forget_if(address, 0, |_| true);
     }
 
     /// Forgets this channel to `address`: it broke, or nothing comes back on it. A newer one, which
     /// another call has dialled meanwhile, stays.
     pub fn discard(&self, address: &Address, channel: &Channel) {
-        self.forget_if(address, |known| Arc::ptr_eq(&known.session, &channel.session));
+        self.forget_if(address, channel.lane, |known| Arc::ptr_eq(&known.session, &channel.session));
     }
 
-    fn forget_if(&self, address: &Address, wanted: impl Fn(&Channel) -> bool) {
+    fn forget_if(&self, address: &Address, lane: usize, wanted: impl Fn(&Channel) -> bool) {
         let mut open = self.0.open.lock();
-        let key = address.to_string();
+        let key = slot_key(address, lane);
         let forgotten = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
             slot.try_lock().is_ok_and(|slot| slot.channel.as_ref().is_some_and(&wanted))
         };
@@ -186,19 +202,18 @@ impl Channels {
         self.0.open.lock().sweep(now);
     }
 
-    /// Number of TLS connections made so far.
-    pub fn dials(&self) -> u64 {
-        self.0.dials.load(Ordering::Relaxed)
+    /// What was done so far with this identity, by these channels and by listeners.
+    pub fn counts(&self) -> &Arc<Counts> {
+        self.0.source.counts()
     }
 
-    async fn dial(&self, address: &Address) -> Result<Channel, Error> {
+    async fn dial(&self, address: &Address, lane: usize) -> Result<Channel, Error> {
         let (files, session) = (FdTable::default(), Arc::new(ArcSwapOption::empty()));
         let ended = CancellationToken::new();
         let connector = Connector {
             address: address.clone(),
             source: self.0.source.clone(),
             limit: self.0.dial_timeout,
-            dials: self.0.dials.clone(),
             files: files.clone(),
             session: session.clone(),
             ended: ended.clone(),
@@ -214,7 +229,8 @@ impl Channels {
                 milliseconds: limit.as_millis(),
             })?
             .map_err(|source| Error::Dial { address: address.to_string(), source: source.into() })?;
-        Ok(Channel { grpc, files, session, ended, local: address.is_local(), held: Arc::default() })
+        let grpc = Calls::new(grpc, self.counts().clone());
+        Ok(Channel { grpc, files, session, ended, local: address.is_local(), lane, held: Arc::default() })
     }
 }
 

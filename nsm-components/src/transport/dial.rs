@@ -2,10 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -21,7 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
-use super::{Error, FdTable, Session, Source, tls, wire::Wire};
+use super::{Error, FdTable, Session, Source, wire::Wire};
 use crate::api::peer::Address;
 
 /// Makes the one connection of a channel.
@@ -31,8 +28,6 @@ pub(super) struct Connector {
     pub(super) source: Source,
     /// How long it may take.
     pub(super) limit: Duration,
-    /// Connections made so far.
-    pub(super) dials: Arc<AtomicU64>,
     pub(super) files: FdTable,
     /// Where the connection's session goes.
     pub(super) session: Arc<ArcSwapOption<Session>>,
@@ -56,7 +51,7 @@ impl Connector {
         }
         let wire = match (&self.address, self.address.path()) {
             (_, Some(path)) => {
-                Wire::Unix(UnixStream::connect(path).await.map_err(failed)?, self.files.clone())
+                Wire::unix(UnixStream::connect(path).await.map_err(failed)?, self.files.clone())
             }
             (address, None) => {
                 let address = address.to_string();
@@ -66,15 +61,15 @@ impl Connector {
         };
         // One snapshot for certificate, roots and token key, however long the handshake takes.
         let mine = self.source.current()?;
-        let config = tls::client_config(&mine)?;
         let name = "localhost".try_into().map_err(|_| Error::BadCertificate("no name"))?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, wire).await.map_err(failed)?;
+        let stream = TlsConnector::from(mine.client.clone()).connect(name, wire).await.map_err(failed)?;
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let peer = tls::peer(leaf.ok_or(Error::BadCertificate("there is none"))?)?;
+        let counts = self.source.counts();
+        let session = Session::new(mine, leaf, counts.clone())?;
         self.files.trust();
-        debug!(address = %self.address, peer = %peer.id, "connected");
-        self.dials.fetch_add(1, Ordering::Relaxed);
-        self.session.store(Some(Arc::new(Session::new(mine, peer))));
+        debug!(address = %self.address, peer = %session.peer.id, "connected");
+        counts.dials.add();
+        self.session.store(Some(Arc::new(session)));
         Ok(TokioIo::new(Told { stream, _ended: self.ended.clone().drop_guard() }))
     }
 }

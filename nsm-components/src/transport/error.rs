@@ -70,6 +70,14 @@ pub enum Error {
         /// The file's key.
         key: String,
     },
+    /// A peer has all the connections it may have.
+    #[error("{peer} has {most} connections already: it may have no more")]
+    TooMany {
+        /// SPIFFE ID of the peer.
+        peer: String,
+        /// The most it may have.
+        most: usize,
+    },
     /// The server ended with an error.
     #[error("serving ended")]
     Serve(#[source] tonic::transport::Error),

@@ -1,6 +1,7 @@
 //! Listening sockets, and what a handler learns of the connection its call came on.
 
 use std::{
+    collections::{HashMap, VecDeque},
     fs, io,
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt,
@@ -12,9 +13,11 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, stream};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, UnixListener},
+    task::{AbortHandle, JoinSet},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
@@ -24,8 +27,12 @@ use tracing::{debug, warn};
 use super::{Error, FdTable, Session, Source, tls, wire::Wire};
 use crate::settings::Target;
 
-/// Handshakes that may run at once on one socket.
-const MAX_HANDSHAKES: usize = 64;
+/// Handshakes that may run at once on one socket. Beyond that the oldest is cut: a real one takes
+/// milliseconds, so those who only connect and wait keep nobody else out.
+const MAX_HANDSHAKES: usize = 256;
+
+/// Connections of one peer on one socket. Upstream's clients make one for each connection of theirs.
+const MAX_PER_PEER: usize = 1024;
 
 /// Longest time a handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -57,6 +64,28 @@ pub enum Listener {
 pub(super) struct Connection {
     stream: TlsStream<Wire>,
     accepted: Accepted,
+    _ticket: Ticket,
+}
+
+/// What comes in on one socket.
+struct Incoming {
+    listener: Listener,
+    source: Source,
+    running: JoinSet<Option<Connection>>,
+    /// Those that run, and some that have ended: the oldest first.
+    order: VecDeque<AbortHandle>,
+    quota: Quota,
+}
+
+/// How many connections each peer has.
+#[derive(Clone, Debug, Default)]
+struct Quota(Arc<Mutex<HashMap<String, usize>>>);
+
+/// One connection within a [`Quota`].
+#[derive(Debug)]
+struct Ticket {
+    quota: Quota,
+    peer: String,
 }
 
 // === impl Listener ===
@@ -83,7 +112,7 @@ impl Listener {
     async fn accept(&self) -> io::Result<(Wire, FdTable)> {
         let table = FdTable::default();
         let wire = match self {
-            Self::Unix(listener) => Wire::Unix(listener.accept().await?.0, table.clone()),
+            Self::Unix(listener) => Wire::unix(listener.accept().await?.0, table.clone()),
             Self::Tcp(listener) => Wire::tcp(listener.accept().await?.0)?,
         };
         Ok((wire, table))
@@ -110,44 +139,106 @@ impl Listener {
         source: Source,
         stop: CancellationToken,
     ) -> impl Stream<Item = Result<Connection, io::Error>> {
-        let accepts = stream::unfold((self, source), |(listener, source)| async {
-            let accepted = listener.accept().await;
-            if let Err(error) = &accepted {
-                warn!(%error, "cannot accept");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Some(((accepted, source.clone()), (listener, source)))
+        let (running, order, quota) = (JoinSet::new(), VecDeque::new(), Quota::default());
+        let incoming = Incoming { listener: self, source, running, order, quota };
+        let connections = stream::unfold(incoming, |mut incoming| async {
+            let connection = incoming.next().await;
+            Some((Ok(connection), incoming))
         });
-        accepts
-            .take_until(stop.cancelled_owned())
-            .filter_map(|(accepted, source)| async move { accepted.ok().map(|accepted| (accepted, source)) })
-            .map(|((wire, table), source)| async move {
-                let handshake = handshake(wire, table, &source);
-                match tokio::time::timeout(HANDSHAKE_LIMIT, handshake).await {
-                    Ok(Ok(connection)) => Some(Ok(connection)),
-                    Ok(Err(error)) => {
-                        debug!(%error, "refused a connection");
-                        None
-                    }
-                    Err(_) => None,
-                }
-            })
-            .buffer_unordered(MAX_HANDSHAKES)
-            .filter_map(|connection| async { connection })
+        connections.take_until(stop.cancelled_owned())
     }
 }
 
-async fn handshake(wire: Wire, files: FdTable, source: &Source) -> Result<Connection, Error> {
-    let local = matches!(wire, Wire::Unix(..));
+// === impl Incoming ===
+
+impl Incoming {
+    /// The next connection whose handshake was good.
+    async fn next(&mut self) -> Connection {
+        loop {
+            tokio::select! {
+                Some(done) = self.running.join_next() => {
+                    if let Ok(Some(connection)) = done {
+                        return connection;
+                    }
+                }
+                accepted = self.listener.accept() => match accepted {
+                    Ok((wire, table)) => self.begin(wire, table),
+                    Err(error) => {
+                        warn!(%error, "cannot accept");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, wire: Wire, table: FdTable) {
+        if self.running.len() >= MAX_HANDSHAKES {
+            self.order.retain(|handshake| !handshake.is_finished());
+            self.order.pop_front().inspect(AbortHandle::abort);
+        }
+        if self.order.len() >= 2 * MAX_HANDSHAKES {
+            self.order.retain(|handshake| !handshake.is_finished());
+        }
+        let (source, quota) = (self.source.clone(), self.quota.clone());
+        self.order.push_back(self.running.spawn(async move {
+            let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, handshake(wire, table, &source, &quota));
+            match handshake.await {
+                Ok(Ok(connection)) => return Some(connection),
+                Ok(Err(error)) => debug!(%error, "refused a connection"),
+                Err(_) => debug!("a handshake took longer than {HANDSHAKE_LIMIT:?}"),
+            }
+            source.counts().refused.add();
+            None
+        }));
+    }
+}
+
+// === impl Quota ===
+
+impl Quota {
+    fn take(&self, peer: &str) -> Option<Ticket> {
+        let mut counts = self.0.lock();
+        let count = counts.entry(peer.to_owned()).or_default();
+        if *count >= MAX_PER_PEER {
+            return None;
+        }
+        *count += 1;
+        Some(Ticket { quota: self.clone(), peer: peer.to_owned() })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut counts = self.quota.0.lock();
+        if let Some(count) = counts.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.peer);
+            }
+        }
+    }
+}
+
+async fn handshake(wire: Wire, files: FdTable, source: &Source, quota: &Quota) -> Result<Connection, Error> {
+    let local = wire.is_local();
     let mine = source.current()?;
-    let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(&mine)?));
+    let acceptor = TlsAcceptor::from(mine.server.clone());
     let refused = |source: io::Error| Error::Dial { address: "a client".into(), source: source.into() };
     let stream = acceptor.accept(wire).await.map_err(refused)?;
-    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = tls::peer(leaf.ok_or(Error::BadCertificate("there is none"))?)?;
+    let tls = stream.get_ref().1;
+    // Whoever names no protocol does not speak gRPC, and would be waited for.
+    if tls.alpn_protocol() != Some(tls::ALPN) {
+        return Err(refused(io::Error::new(io::ErrorKind::InvalidData, "it did not ask for HTTP/2")));
+    }
+    let leaf = tls.peer_certificates().and_then(|chain| chain.first());
+    let counts = source.counts();
+    let session = Arc::new(Session::new(mine, leaf, counts.clone())?);
+    let peer = &session.peer.id;
+    let ticket = quota.take(peer).ok_or_else(|| Error::TooMany { peer: peer.clone(), most: MAX_PER_PEER })?;
     files.trust();
-    let session = Arc::new(Session::new(mine, peer));
-    Ok(Connection { stream, accepted: Accepted { session, files, local } })
+    counts.accepted.add();
+    Ok(Connection { stream, accepted: Accepted { session, files, local }, _ticket: ticket })
 }
 
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
@@ -211,3 +302,6 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

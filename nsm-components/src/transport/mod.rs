@@ -4,7 +4,9 @@
 //! One [`Channel`] per peer, kept; one [`Session`] per TLS connection, which knows both sides'
 //! leaves and makes the tokens. Nothing here knows chains.
 
+mod calls;
 mod channel;
+mod counts;
 mod dial;
 mod error;
 mod fds;
@@ -12,18 +14,23 @@ mod file;
 mod listener;
 mod session;
 mod svid;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tls;
 pub mod token;
+mod verified;
 mod wire;
 
 pub use self::{
+    calls::Calls,
     channel::{Channel, Channels},
+    counts::{Counter, Counts, METHODS, OTHER},
     error::Error,
     fds::FdTable,
     file::file_key,
     listener::{Accepted, Listener},
     session::{Session, Token},
-    svid::{Source, Svid},
+    svid::{Outage, Source, Svid},
 };
 
 /// Metadata key of the caller's token.

@@ -1,22 +1,27 @@
 //! One TLS connection between two processes: both leaves, and the tokens one gives the other.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::VecDeque,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-use super::{CLIENT_TOKEN, CLIENT_TOKEN_EXPIRES, Error, Svid, token};
+use super::{CLIENT_TOKEN, CLIENT_TOKEN_EXPIRES, Counts, Error, Svid, tls, token};
 use crate::api::peer::Peer;
 
 /// A token is used again until this part of its life is over: signing costs more than everything
 /// else in a Request.
 const REUSED_FOR: u32 = 8;
+
+/// Tokens of the peer that are remembered to hold: the newest, and those before it that are still on
+/// their way.
+const REMEMBERED: usize = 4;
+/// Tokens for others that are kept as this connection's peer can judge them.
+const KEPT: usize = 64;
 
 /// A token and the end of its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +39,14 @@ pub struct Session {
     mine: Arc<Svid>,
     /// The other side.
     pub peer: Peer,
+    certificate: Vec<u8>,
     established: i64,
     issued: Mutex<Option<(Token, i64)>>,
-    signed: AtomicU64,
+    /// Tokens that the peer's key signed.
+    verified: Mutex<VecDeque<Arc<str>>>,
+    /// Tokens of this process for others, as they were and as the peer can judge them.
+    shown: Mutex<VecDeque<(Arc<str>, Arc<str>)>>,
+    counts: Arc<Counts>,
 }
 
 pub(super) fn now() -> i64 {
@@ -47,8 +57,28 @@ pub(super) fn now() -> i64 {
 // === impl Session ===
 
 impl Session {
-    pub(super) fn new(mine: Arc<Svid>, peer: Peer) -> Self {
-        Self { mine, peer, established: now(), issued: Mutex::default(), signed: AtomicU64::default() }
+    /// Between this process and the owner of that leaf.
+    pub(super) fn new(
+        mine: Arc<Svid>,
+        leaf: Option<&CertificateDer<'_>>,
+        counts: Arc<Counts>,
+    ) -> Result<Self, Error> {
+        let leaf = leaf.ok_or(Error::BadCertificate("there is none"))?;
+        Ok(Self {
+            mine,
+            peer: tls::peer(leaf)?,
+            certificate: leaf.to_vec(),
+            established: now(),
+            issued: Mutex::default(),
+            verified: Mutex::default(),
+            shown: Mutex::default(),
+            counts,
+        })
+    }
+
+    /// The leaf that the peer showed, DER.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
     }
 
     /// SPIFFE ID this process showed.
@@ -65,20 +95,57 @@ impl Session {
             && now - at < seconds / i64::from(REUSED_FOR)
             && token.expires > now
         {
+            self.counts.signatures_saved.add();
             return Ok(token.clone());
         }
         let end = now.saturating_add(seconds).min(self.mine.leaf.not_after).min(self.peer.not_after);
         let claims =
             token::Claims { sub: self.mine.leaf.id.clone(), aud: vec![self.peer.id.clone()], exp: end };
         let token = Token { text: token::sign(&claims, &self.mine.signer)?.into(), expires: end };
-        self.signed.fetch_add(1, Ordering::Relaxed);
+        self.counts.signatures.add();
         *issued = Some((token.clone(), now));
         Ok(token)
     }
 
-    /// Number of signatures made here so far.
-    pub fn signatures(&self) -> u64 {
-        self.signed.load(Ordering::Relaxed)
+    /// Whether the key of the certificate that the peer showed here signed this token. One that did is
+    /// remembered: the same token comes with many calls. Its end of life is not looked at.
+    pub fn verify(&self, text: &str) -> bool {
+        if self.verified.lock().iter().any(|known| **known == *text) {
+            self.counts.verifications_saved.add();
+            return true;
+        }
+        self.counts.verifications.add();
+        if token::verify(text, &self.peer.public_key).is_err() {
+            return false;
+        }
+        let mut verified = self.verified.lock();
+        verified.truncate(REMEMBERED - 1);
+        verified.push_front(text.into());
+        true
+    }
+
+    /// A token that this process gave to another peer, so that this one can judge it as well: by the
+    /// key of the certificate it saw. After a renewal the two connections may have different keys.
+    /// What is no token of this process stays as it is.
+    pub fn show(&self, text: &str) -> Result<Arc<str>, Error> {
+        let known = |shown: &&(Arc<str>, Arc<str>)| *shown.0 == *text;
+        if let Some((_, shown)) = self.shown.lock().iter().find(known) {
+            return Ok(shown.clone());
+        }
+        let own: Arc<str> = match token::verify(text, &self.mine.leaf.public_key) {
+            Err(token::Refusal::Signature) => match token::read(text) {
+                Ok(claims) if claims.sub == self.mine.leaf.id => {
+                    self.counts.signatures.add();
+                    token::sign(&claims, &self.mine.signer)?.into()
+                }
+                _ => text.into(),
+            },
+            _ => text.into(),
+        };
+        let mut shown = self.shown.lock();
+        shown.truncate(KEPT - 1);
+        shown.push_front((text.into(), own.clone()));
+        Ok(own)
     }
 
     /// Whether half the time that both leaves gave this connection is over: time for a new one.

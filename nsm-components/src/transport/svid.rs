@@ -1,20 +1,24 @@
 //! This process's own identity: an X.509-SVID from a SPIFFE Workload API socket, and from nothing
-//! else. It is renewed there; here the newest one is kept.
+//! else. It is renewed there; here the newest one is kept, and used as long as it is valid
+//! whatever becomes of the Workload API.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::{
-    RootCertStore,
+    ClientConfig, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     sign::CertifiedKey,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tonic::{Request, transport::Endpoint};
+use tonic::{Request, metadata::MetadataValue, transport::Endpoint};
 use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Error, tls};
+use super::{Counts, Error, session::now, tls};
 use crate::{
     api::{
         peer::Peer,
@@ -29,12 +33,18 @@ const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// Shortest and longest pause between two tries to reach the Workload API.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// A Workload API renews at half of an SVID's life. One that has not when this part of four is over
+/// cannot.
+const OVERDUE: u32 = 3;
+
 /// An X.509-SVID with its key and the roots it came with. One value: what one handshake uses.
 pub struct Svid {
     /// What the leaf says of this process.
     pub leaf: Peer,
-    pub(super) certified: Arc<CertifiedKey>,
-    pub(super) roots: Arc<RootCertStore>,
+    /// For dials with it.
+    pub(super) client: Arc<ClientConfig>,
+    /// For accepts with it.
+    pub(super) server: Arc<ServerConfig>,
     pub(super) signer: jsonwebtoken::EncodingKey,
 }
 
@@ -48,35 +58,55 @@ impl fmt::Debug for Svid {
     }
 }
 
+/// The Workload API cannot issue: it is not there, or does not renew what it gave.
+#[derive(Clone, Debug)]
+pub struct Outage {
+    /// Since when.
+    pub since: Instant,
+    /// For people.
+    pub reason: Arc<str>,
+}
+
 /// Where the newest SVID is to be had. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Source {
     current: watch::Receiver<Option<Arc<Svid>>>,
+    outage: watch::Receiver<Option<Outage>>,
     socket: Arc<str>,
+    counts: Arc<Counts>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
 // === impl Svid ===
 
 impl Svid {
-    fn from_response(response: X509svidResponse, socket: &str) -> Result<Self, Error> {
+    pub(super) fn from_response(response: X509svidResponse, socket: &str) -> Result<Self, Error> {
         let bad = |reason: &str| Error::BadSvid { socket: socket.into(), reason: reason.into() };
+        let federated = response.federated_bundles;
         let svid = response.svids.into_iter().next().ok_or_else(|| bad("the answer is empty"))?;
         let chain = split_certificates(&svid.x509_svid).ok_or_else(|| bad("the chain is no DER"))?;
         let leaf = tls::peer(chain.first().ok_or_else(|| bad("the chain is empty"))?)?;
         if leaf.id != svid.spiffe_id {
             return Err(bad("the leaf names another SPIFFE ID than the answer"));
         }
-        let mut roots = RootCertStore::empty();
-        for root in split_certificates(&svid.bundle).ok_or_else(|| bad("the bundle is no DER"))? {
-            roots.add(root)?;
+        let own = tls::domain(&leaf.id).ok_or_else(|| bad("the SPIFFE ID has no trust domain"))?;
+        let mut domains = tls::Domains::default();
+        for (domain, bundle) in &federated {
+            // Both ways of naming it are in use. One that cannot be used must not spoil the others.
+            let domain = tls::domain(domain).unwrap_or(domain);
+            let added = split_certificates(bundle).map(|bundle| domains.add(domain, bundle));
+            if !matches!(added, Some(Ok(()))) {
+                warn!(domain, "the bundle of a federated trust domain cannot be used");
+            }
         }
+        domains.add(own, split_certificates(&svid.bundle).ok_or_else(|| bad("the bundle is no DER"))?)?;
+        let domains = Arc::new(domains);
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.x509_svid_key.clone()));
         let certified = CertifiedKey::from_der(chain, key, &tls::provider())?;
         Ok(Self {
             leaf,
-            certified: Arc::new(certified),
-            roots: Arc::new(roots),
+            client: Arc::new(tls::client_config(&certified, domains.clone())?),
+            server: Arc::new(tls::server_config(&certified, domains)?),
             signer: jsonwebtoken::EncodingKey::from_ec_der(&svid.x509_svid_key),
         })
     }
@@ -99,22 +129,23 @@ impl Source {
     /// Starts to follow the Workload API at `socket`, and goes on while clones are alive. An SVID
     /// in hand is kept when the Workload API goes away.
     pub fn start(socket: &Target) -> Self {
-        let (sender, current) = watch::channel(None);
+        let ((sender, current), (failed, outage)) = (watch::channel(None), watch::channel(None));
         let name: Arc<str> = socket.to_string().into();
         let path = match socket {
             Target::Unix(path) => path.clone(),
             Target::Tcp(address) => PathBuf::from(address),
         };
-        let task = tokio::spawn(follow(path, name.clone(), sender));
-        Self { current, socket: name, _task: Arc::new(AbortOnDropHandle::new(task)) }
+        let follower = Follower { path, name: name.clone(), current: sender, outage: failed };
+        let task = tokio::spawn(follower.run());
+        let counts = Arc::default();
+        Self { current, outage, socket: name, counts, _task: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
-    /// This SVID and no other, from nowhere.
+    /// What is watched, from nowhere.
     #[cfg(test)]
-    pub(super) fn of(response: X509svidResponse) -> Result<Self, Error> {
-        let (_, current) = watch::channel(Some(Arc::new(Svid::from_response(response, "test")?)));
-        let task = AbortOnDropHandle::new(tokio::spawn(async {}));
-        Ok(Self { current, socket: "test".into(), _task: Arc::new(task) })
+    pub(super) fn watching(current: watch::Receiver<Option<Arc<Svid>>>) -> Self {
+        let (task, counts) = (Arc::new(AbortOnDropHandle::new(tokio::spawn(async {}))), Arc::default());
+        Self { current, outage: watch::channel(None).1, socket: "test".into(), counts, _task: task }
     }
 
     /// The newest SVID; the first one is waited for.
@@ -132,6 +163,17 @@ impl Source {
         found.ok().and_then(Result::ok).and_then(|svid| svid.clone()).ok_or_else(none)
     }
 
+    /// What was done with this identity so far.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// Whether and since when the Workload API cannot issue. What this process has stays valid until
+    /// its end; what others have ends too, and they can do nothing about it.
+    pub fn outage(&self) -> watch::Receiver<Option<Outage>> {
+        self.outage.clone()
+    }
+
     /// The newest SVID, if one has come.
     pub fn current(&self) -> Result<Arc<Svid>, Error> {
         let none = || Error::NoIdentity { socket: self.socket.to_string(), seconds: 0 };
@@ -139,39 +181,98 @@ impl Source {
     }
 }
 
-async fn follow(path: PathBuf, name: Arc<str>, sender: watch::Sender<Option<Arc<Svid>>>) {
-    let mut pause = RETRY.0;
-    loop {
-        match stream(&path, &name, &sender).await {
-            Ok(()) => {
-                debug!(socket = %name, "the Workload API ended its stream");
-                pause = RETRY.0;
+/// Follows one Workload API.
+struct Follower {
+    path: PathBuf,
+    name: Arc<str>,
+    current: watch::Sender<Option<Arc<Svid>>>,
+    outage: watch::Sender<Option<Outage>>,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+// === impl Follower ===
+
+impl Follower {
+    async fn run(self) {
+        let mut pause = RETRY.0;
+        loop {
+            match self.stream(&mut pause).await {
+                Ok(()) => self.fail("it ended its stream"),
+                Err(error) => self.fail(&error_chain(&*error)),
             }
-            Err(error) => warn!(socket = %name, %error, "no SVID from the Workload API"),
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.current.closed() => return,
+            }
+            pause = (pause * 2).min(RETRY.1);
         }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = sender.closed() => return,
+    }
+
+    /// One stream of SVIDs, to its end.
+    async fn stream(&self, pause: &mut Duration) -> Result<(), BoxError> {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", self.path.display()))?;
+        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await?;
+        let mut request = Request::new(X509svidRequest {});
+        request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+        let mut answers = SpiffeWorkloadApiClient::new(channel).fetch_x509svid(request).await?.into_inner();
+        let mut overdue: Option<Instant> = None;
+        loop {
+            let answer = if let Some(at) = overdue.take() {
+                // A message that has come in part is not lost with the wait.
+                let Ok(answer) = timeout_at(at, answers.message()).await else {
+                    self.fail("it does not renew the SVID");
+                    continue;
+                };
+                answer?
+            } else {
+                answers.message().await?
+            };
+            let Some(answer) = answer else { return Ok(()) };
+            let svid = Svid::from_response(answer, &self.name)?;
+            let left = u64::try_from(svid.leaf.not_after - now()).unwrap_or_default();
+            overdue = Some(Instant::now() + Duration::from_secs(left) * OVERDUE / 4);
+            *pause = RETRY.0;
+            self.take(svid);
         }
-        pause = (pause * 2).min(RETRY.1);
+    }
+
+    fn take(&self, svid: Svid) {
+        info!(spiffe_id = %svid.leaf.id, not_after = svid.leaf.not_after, "new SVID");
+        self.current.send_replace(Some(Arc::new(svid)));
+        if let Some(outage) = self.outage.send_replace(None) {
+            debug!(socket = %self.name, after = ?outage.since.elapsed(), "the Workload API issues again");
+        }
+    }
+
+    /// Says so once, however often it is tried.
+    fn fail(&self, reason: &str) {
+        let news = self.outage.send_if_modified(|outage| {
+            let news = outage.as_ref().is_none_or(|outage| &*outage.reason != reason);
+            let since = outage.as_ref().map_or_else(Instant::now, |outage| outage.since);
+            *outage = Some(Outage { since, reason: reason.into() });
+            news
+        });
+        let until = self.current.borrow().as_ref().map(|svid| svid.leaf.not_after);
+        match until {
+            _ if !news => debug!(socket = %self.name, reason, "still no SVID from the Workload API"),
+            Some(until) => {
+                warn!(socket = %self.name, reason, valid_until = until, "no new SVID from the Workload API: going on with the old one");
+            }
+            None => warn!(socket = %self.name, reason, "no SVID from the Workload API yet: waiting for it"),
+        }
     }
 }
 
-/// One stream of SVIDs, to its end.
-async fn stream(
-    path: &std::path::Path,
-    name: &str,
-    sender: &watch::Sender<Option<Arc<Svid>>>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let endpoint = Endpoint::from_shared(format!("unix://{}", path.display()))?;
-    let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await?;
-    let mut request = Request::new(X509svidRequest {});
-    request.metadata_mut().insert(SECURITY_HEADER, tonic::metadata::MetadataValue::from_static("true"));
-    let mut answers = SpiffeWorkloadApiClient::new(channel).fetch_x509svid(request).await?.into_inner();
-    while let Some(answer) = answers.message().await? {
-        let svid = Svid::from_response(answer, name)?;
-        info!(spiffe_id = %svid.leaf.id, not_after = svid.leaf.not_after, "new SVID");
-        sender.send_replace(Some(Arc::new(svid)));
+/// An error and its causes. tonic's own text leaves out what happened.
+fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
     }
-    Ok(())
+    text
 }
+
+#[cfg(test)]
+mod tests;

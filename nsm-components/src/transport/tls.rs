@@ -1,11 +1,14 @@
 //! Mutual TLS by SPIFFE IDs (SPIFFE standard "X509-SVID"). Names of hosts play no part: a peer is
 //! who its leaf's only URI name says, if a root of the trust bundle stands behind it.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError,
-    ServerConfig, SignatureScheme,
+    RootCertStore, ServerConfig, SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -17,19 +20,30 @@ use rustls::{
         NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
-    sign::SingleCertAndKey,
+    sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::{Error, Svid};
+use super::Error;
 use crate::api::peer::Peer;
 
 /// HTTP/2; Go's peers refuse a connection without it.
-const ALPN: &[u8] = b"h2";
+pub(super) const ALPN: &[u8] = b"h2";
+
+/// An uncompressed point on P-256 (SEC 1 §2.3.3): this many bytes, the first of which is this.
+const POINT: (usize, u8) = (65, 4);
 
 pub(super) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    PROVIDER.clone()
+}
+
+/// `d` for `spiffe://d/path` and for `spiffe://d`.
+pub(super) fn domain(id: &str) -> Option<&str> {
+    let rest = id.strip_prefix("spiffe://")?;
+    Some(rest.split_once('/').map_or(rest, |(domain, _)| domain)).filter(|domain| !domain.is_empty())
 }
 
 /// What a leaf says of its owner: exactly one URI name, and a key on P-256 by which tokens can be
@@ -43,23 +57,25 @@ pub(super) fn peer(leaf: &CertificateDer<'_>) -> Result<Peer, Error> {
         _ => None,
     });
     match (uris.next(), uris.next()) {
-        (Some(id), None) if id.starts_with("spiffe://") => Ok(Peer {
-            id: id.to_owned(),
-            public_key: leaf.public_key().subject_public_key.data.to_vec(),
-            not_after: leaf.validity().not_after.timestamp(),
-        }),
+        (Some(id), None) if domain(id).is_some() => {
+            let public_key = leaf.public_key().subject_public_key.data.to_vec();
+            if public_key.len() != POINT.0 || public_key.first() != Some(&POINT.1) {
+                return Err(Error::BadCertificate("its key is not on P-256, which tokens need"));
+            }
+            Ok(Peer { id: id.to_owned(), public_key, not_after: leaf.validity().not_after.timestamp() })
+        }
         _ => Err(Error::BadCertificate("it has not exactly one SPIFFE ID")),
     }
 }
 
-/// For one dial: certificate, key and roots of one SVID.
-pub(super) fn client_config(svid: &Svid) -> Result<ClientConfig, Error> {
-    let verifier = Verifier { roots: svid.roots.clone(), provider: provider(), clients: None };
+/// For dials: certificate, key and roots of one SVID.
+pub(super) fn client_config(own: &CertifiedKey, domains: Arc<Domains>) -> Result<ClientConfig, Error> {
+    let verifier = Verifier { domains, provider: provider() };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from((*svid.certified).clone())));
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone())));
     config.alpn_protocols = vec![ALPN.to_vec()];
     // A resumed session would carry the certificate of the first handshake past its end.
     config.resumption = Resumption::disabled();
@@ -67,33 +83,61 @@ pub(super) fn client_config(svid: &Svid) -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
-/// For one accept: certificate, key and roots of one SVID.
-pub(super) fn server_config(svid: &Svid) -> Result<ServerConfig, Error> {
-    let clients = WebPkiClientVerifier::builder_with_provider(svid.roots.clone(), provider())
-        .build()
-        .map_err(|error| TlsError::General(error.to_string()))?;
-    let verifier = Verifier { roots: svid.roots.clone(), provider: provider(), clients: Some(clients) };
+/// For accepts: certificate, key and roots of one SVID.
+pub(super) fn server_config(own: &CertifiedKey, domains: Arc<Domains>) -> Result<ServerConfig, Error> {
+    let verifier = Verifier { domains, provider: provider() };
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from((*svid.certified).clone())));
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone())));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
 }
 
-/// Takes any SVID that a root stands behind; what its owner may do is decided per call.
+/// Who stands behind the SVIDs of each trust domain. A root vouches for its own domain alone.
+#[derive(Debug, Default)]
+pub(super) struct Domains(BTreeMap<String, Authority>);
+
 #[derive(Debug)]
-struct Verifier {
-    roots: Arc<rustls::RootCertStore>,
-    provider: Arc<CryptoProvider>,
-    clients: Option<Arc<dyn ClientCertVerifier>>,
+struct Authority {
+    roots: Arc<RootCertStore>,
+    clients: Arc<dyn ClientCertVerifier>,
 }
 
-fn has_identity(leaf: &CertificateDer<'_>) -> Result<(), TlsError> {
-    let refused = TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
-    peer(leaf).map(|_| ()).map_err(|_| refused)
+/// Takes any SVID that a root of its domain stands behind; what its owner may do is decided per
+/// call.
+#[derive(Debug)]
+struct Verifier {
+    domains: Arc<Domains>,
+    provider: Arc<CryptoProvider>,
+}
+
+// === impl Domains ===
+
+impl Domains {
+    /// Adds a trust domain with its CA certificates.
+    pub(super) fn add(&mut self, domain: &str, bundle: Vec<CertificateDer<'static>>) -> Result<(), Error> {
+        let mut roots = RootCertStore::empty();
+        for root in bundle {
+            roots.add(root)?;
+        }
+        let roots = Arc::new(roots);
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
+            .build()
+            .map_err(|error| TlsError::General(error.to_string()))?;
+        self.0.insert(domain.to_owned(), Authority { roots, clients });
+        Ok(())
+    }
+
+    /// Who may vouch for this leaf.
+    fn authority(&self, leaf: &CertificateDer<'_>) -> Result<&Authority, TlsError> {
+        let unusable = TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+        let peer = peer(leaf).map_err(|_| unusable)?;
+        let authority = domain(&peer.id).and_then(|domain| self.0.get(domain));
+        authority.ok_or(TlsError::InvalidCertificate(CertificateError::UnknownIssuer))
+    }
 }
 
 impl ServerCertVerifier for Verifier {
@@ -106,9 +150,9 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
         let parsed = ParsedCertificate::try_from(leaf)?;
+        let roots = &self.domains.authority(leaf)?.roots;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
-        has_identity(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -147,10 +191,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
-        let clients = self.clients.as_ref().ok_or(TlsError::General("no verifier of clients".into()))?;
-        let verified = clients.verify_client_cert(leaf, intermediates, now)?;
-        has_identity(leaf)?;
-        Ok(verified)
+        self.domains.authority(leaf)?.clients.verify_client_cert(leaf, intermediates, now)
     }
 
     fn verify_tls12_signature(
@@ -175,3 +216,6 @@ impl ClientCertVerifier for Verifier {
         ServerCertVerifier::supported_verify_schemes(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

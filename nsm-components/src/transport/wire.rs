@@ -16,6 +16,7 @@ use rustix::net::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
+    time::Sleep,
 };
 
 use super::FdTable;
@@ -29,14 +30,35 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration:
 /// Longest time sent bytes may stay without an answer, in milliseconds.
 const USER_TIMEOUT: u32 = 20_000;
 
+/// Longest time a peer may take nothing of what waits for it. On a unix socket nobody else would
+/// notice one that stopped reading.
+const STALL: Duration = Duration::from_secs(20);
+
 /// A connected stream.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(super) struct Wire {
+    socket: Socket,
+    /// Runs while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream, FdTable),
 }
 
 impl Wire {
+    /// A unix socket with the files that pass it.
+    pub(super) fn unix(stream: UnixStream, table: FdTable) -> Self {
+        Self { socket: Socket::Unix(stream, table), stalled: None }
+    }
+
+    /// Whether files can pass.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.socket, Socket::Unix(..))
+    }
+
     /// A TCP stream that ends when its peer falls silent: a node that lost its power or its network
     /// closes nothing.
     pub(super) fn tcp(stream: TcpStream) -> io::Result<Self> {
@@ -47,7 +69,18 @@ impl Wire {
         sockopt::set_tcp_keepcnt(&stream, probes)?;
         sockopt::set_socket_keepalive(&stream, true)?;
         sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT)?;
-        Ok(Self::Tcp(stream))
+        Ok(Self { socket: Socket::Tcp(stream), stalled: None })
+    }
+
+    /// Ends a write that has waited too long, and with it the connection.
+    fn in_time<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer has stopped reading")))
     }
 }
 
@@ -80,9 +113,9 @@ fn send_with(socket: BorrowedFd<'_>, byte: &[u8], file: BorrowedFd<'_>) -> io::R
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (stream, table) = match self.get_mut() {
-            Self::Tcp(stream) => return Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream, table) => (stream, table),
+        let (stream, table) = match &mut self.get_mut().socket {
+            Socket::Tcp(stream) => return Pin::new(stream).poll_read(cx, buf),
+            Socket::Unix(stream, table) => (stream, table),
         };
         if buf.remaining() == 0 {
             // A read of nothing would look like the end of the stream.
@@ -108,10 +141,9 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
-    // Vectored writes stay off: files ride on single bytes.
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let (stream, table) = match self.get_mut() {
+impl Socket {
+    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let (stream, table) = match self {
             Self::Tcp(stream) => return Pin::new(stream).poll_write(cx, data),
             Self::Unix(stream, table) => (stream, table),
         };
@@ -135,18 +167,27 @@ impl AsyncWrite for Wire {
             }
         }
     }
+}
+
+impl AsyncWrite for Wire {
+    // Vectored writes stay off: files ride on single bytes.
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let wire = self.get_mut();
+        let written = wire.socket.poll_write(cx, data);
+        wire.in_time(cx, written)
+    }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream, _) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::Unix(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream, _) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Unix(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -164,7 +205,7 @@ mod tests {
     async fn a_tcp_peer_that_falls_silent_is_noticed_within_half_a_minute() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let Wire::Tcp(stream) = Wire::tcp(stream).unwrap() else { unreachable!() };
+        let Socket::Tcp(stream) = Wire::tcp(stream).unwrap().socket else { unreachable!() };
         assert!(stream.nodelay().unwrap() && sockopt::socket_keepalive(&stream).unwrap());
         let probes = sockopt::tcp_keepcnt(&stream).unwrap();
         let silence =
@@ -177,7 +218,7 @@ mod tests {
     async fn files_arrive_beside_the_bytes_and_the_bytes_stay_whole() {
         let (a, b) = UnixStream::pair().unwrap();
         let (out, arrived) = (FdTable::default(), FdTable::default());
-        let (mut sender, mut receiver) = (Wire::Unix(a, out.clone()), Wire::Unix(b, arrived.clone()));
+        let (mut sender, mut receiver) = (Wire::unix(a, out.clone()), Wire::unix(b, arrived.clone()));
         let mut files = Files::default();
         let mut keys = Vec::new();
         for _ in 0..5 {
@@ -197,5 +238,27 @@ mod tests {
         for key in keys {
             assert_eq!(file_key(arrived.take(key, deadline.into()).await.unwrap()).unwrap(), key);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_stops_reading_is_cut_and_a_slow_one_is_not() {
+        let (a, mut b) = UnixStream::pair().unwrap();
+        let mut wire = Wire::unix(a, FdTable::default());
+        // What does not fit waits, and goes on when a little is taken just in time.
+        let much = vec![0; 16 << 20];
+        let slow = async {
+            tokio::time::sleep(STALL * 9 / 10).await;
+            let mut little = vec![0; 256 << 10];
+            assert!(b.read(&mut little).await.unwrap() > 0);
+            // The rest is never taken, and the other end stays open.
+            std::future::pending::<()>().await;
+        };
+        let began = tokio::time::Instant::now();
+        let ended = tokio::select! {
+            ended = wire.write_all(&much) => ended.unwrap_err(),
+            () = slow => unreachable!(),
+        };
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        assert!((STALL * 18 / 10..=STALL * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
     }
 }

@@ -92,7 +92,7 @@ async fn serve(
         save(&file, &new);
         bundle.send_replace(Some(new));
     });
-    let serving = workload_api::serve(&settings.listen_on, Arc::new(agent), shutdown);
+    let serving = workload_api::serve(&settings.listen_on, Arc::new(agent), None, shutdown);
     tokio::select! {
         result = serving => result,
         () = follower => Ok(()),

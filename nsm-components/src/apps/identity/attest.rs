@@ -58,6 +58,7 @@ pub(super) enum AttestError {
 pub(super) struct Process {
     pid: i32,
     uid: u32,
+    gid: u32,
     /// `/proc/<pid>`, open: it answers for this process or, once that has ended, not at all.
     dir: File,
 }
@@ -75,18 +76,18 @@ pub(super) fn inspect<T>(
         Err(Errno::ENOPROTOOPT) => None,
         Err(_) => return Err(AttestError::Gone(pid)),
     };
-    inspect_process(pid, peer.uid(), pidfd, read)
+    inspect_process(pid, (peer.uid(), peer.gid()), pidfd, read)
 }
 
 /// The same for a known process: with the peer's pidfd, or on an older kernel without one. There a
 /// process that ends between its connect and this call may be taken for the next of its id.
 fn inspect_process<T>(
     pid: i32,
-    uid: u32,
+    user: (u32, u32),
     pidfd: Option<OwnedFd>,
     read: impl FnOnce(&Process) -> Result<T, AttestError>,
 ) -> Result<T, AttestError> {
-    let process = Process::open(pid, uid)?;
+    let process = Process::open(pid, user)?;
     let answer = if let Some(pidfd) = pidfd {
         let answer = read(&process)?;
         // While the descriptor still names the id, no other process can have had it.
@@ -102,7 +103,7 @@ fn inspect_process<T>(
 // === impl Process ===
 
 impl Process {
-    fn open(pid: i32, uid: u32) -> Result<Self, AttestError> {
+    fn open(pid: i32, (uid, gid): (u32, u32)) -> Result<Self, AttestError> {
         use std::os::unix::fs::OpenOptionsExt as _;
         let dir = OpenOptions::new()
             .read(true)
@@ -112,12 +113,17 @@ impl Process {
                 io::ErrorKind::NotFound => AttestError::Gone(pid),
                 _ => AttestError::Read { pid, what: "the folder in /proc", source },
             })?;
-        Ok(Self { pid, uid, dir })
+        Ok(Self { pid, uid, gid, dir })
     }
 
     /// The user the process ran as when it connected.
     pub(super) fn uid(&self) -> u32 {
         self.uid
+    }
+
+    /// The first group of the process when it connected.
+    pub(super) fn gid(&self) -> u32 {
+        self.gid
     }
 
     /// The program's file, as the process's own mount namespace names it.
@@ -203,16 +209,16 @@ mod tests {
                 let open = || rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
                 with_pidfd.then(|| open().unwrap())
             };
-            let found = inspect_process(pid, 0, pidfd(), Process::cgroup);
+            let found = inspect_process(pid, (0, 0), pidfd(), Process::cgroup);
             assert!(found.is_ok(), "{found:?}");
-            let ended = inspect_process(pid, 0, pidfd(), |process| {
+            let ended = inspect_process(pid, (0, 0), pidfd(), |process| {
                 let cgroup = process.cgroup();
                 child.kill().unwrap();
                 child.wait().unwrap();
                 cgroup
             });
             assert!(matches!(ended, Err(AttestError::Gone(gone)) if gone == pid), "{ended:?}");
-            assert!(matches!(inspect_process(pid, 0, None, |_| Ok(())), Err(AttestError::Gone(_))));
+            assert!(matches!(inspect_process(pid, (0, 0), None, |_| Ok(())), Err(AttestError::Gone(_))));
         }
     }
 

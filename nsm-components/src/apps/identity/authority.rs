@@ -132,7 +132,8 @@ async fn open_root(settings: &Settings, client: &Client, domain: &TrustDomain) -
         match stored.and_then(|stored| Ok(Ca::open(&stored, domain)?)) {
             Ok(ca) => return Ok(ca),
             Err(RootError::Ca(source)) => {
-                return Err(Error::Root { place: format!("Secret {namespace}/{name}"), source });
+                let place = format!("Secret {namespace}/{name}");
+                return Err(Error::Root { place, source: source.into() });
             }
             Err(error) => {
                 let (delay, error) = (backoff.next(), with_causes(&error));

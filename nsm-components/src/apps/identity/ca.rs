@@ -84,9 +84,18 @@ pub(super) struct Ca {
 impl StoredRoot {
     /// A new root of this trust domain.
     pub(super) fn generate(domain: &TrustDomain) -> Result<Self, CaError> {
+        Self::generate_at(domain, SystemTime::now(), ROOT_LIFETIME)
+    }
+
+    /// One that lives so long from then on.
+    pub(super) fn generate_at(
+        domain: &TrustDomain,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Self, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
             .map_err(|e| CaError::Rcgen("make a root key", e))?;
-        let mut params = params(&domain.id(), SystemTime::now(), ROOT_LIFETIME)?;
+        let mut params = params(&domain.id(), now, lifetime)?;
         // Roots of two generations need different names, or verifiers try the wrong key first.
         let generation = format!("identity root {}", &Uuid::new_v4().simple().to_string()[..8]);
         params.distinguished_name.push(DnType::CommonName, generation);

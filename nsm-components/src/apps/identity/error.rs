@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{ca::CaError, id::IdError, tls::OwnSvidError};
+use super::{generations::GenerationError, id::IdError, tls::OwnSvidError};
 
 /// What ended an identity process.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,24 @@ pub enum Error {
         place: String,
         /// Why.
         #[source]
-        source: CaError,
+        source: GenerationError,
+    },
+    /// The file of the CAs holds something else.
+    #[error("{} is damaged and left alone: put a copy of it back, or remove it to make a new CA", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A rotation was asked for and not begun.
+    #[error("the identity process at {address} did not begin a rotation: {why}")]
+    NotRotated {
+        /// Its socket.
+        address: String,
+        /// What it answered, or why it did not.
+        why: String,
     },
     /// A TCP address is needed.
     #[error("{variable}={value} cannot be used: use tcp://host:port")]

@@ -18,6 +18,17 @@ pub enum IdError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TrustDomain(String);
 
+/// What is known of a program on a host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program<'a> {
+    /// The user it runs as.
+    pub(super) uid: u32,
+    /// The first of its groups.
+    pub(super) gid: u32,
+    /// Its file.
+    pub(super) path: &'a str,
+}
+
 /// A SPIFFE ID: `spiffe://<trust domain>/<path>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SpiffeId(String);
@@ -39,9 +50,20 @@ impl TrustDomain {
         SpiffeId(format!("spiffe://{}", self.0))
     }
 
-    /// A program on a host without Kubernetes.
-    pub(super) fn host(&self, uid: u32, program: &str) -> Result<SpiffeId, IdError> {
-        self.join(&["host", "uid", &uid.to_string(), &sanitise(program)])
+    /// A program on a host without Kubernetes, by the template that the settings have checked.
+    pub(super) fn program(&self, template: &str, program: &Program<'_>) -> Result<SpiffeId, IdError> {
+        let (uid, gid) = (program.uid.to_string(), program.gid.to_string());
+        let mut segments = Vec::new();
+        for segment in template.split('/').filter(|segment| !segment.is_empty()) {
+            if segment == "{path}" {
+                let parts = program.path.split('/').filter(|part| !part.is_empty());
+                segments.extend(parts.map(sanitise));
+            } else {
+                let filled = segment.replace("{uid}", &uid).replace("{gid}", &gid);
+                segments.push(filled.replace("{program}", &sanitise(program.name())));
+            }
+        }
+        self.join(&segments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// A pod. Policies can speak of its namespace and account; its connections are its own.
@@ -75,6 +97,14 @@ impl TrustDomain {
 impl fmt::Display for TrustDomain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+// === impl Program ===
+
+impl Program<'_> {
+    fn name(&self) -> &str {
+        self.path.rsplit_once('/').map_or(self.path, |(_, name)| name)
     }
 }
 
@@ -124,14 +154,28 @@ mod tests {
         }
     }
 
+    fn id_of(template: &str, path: &str) -> Result<String, IdError> {
+        let domain = TrustDomain::parse("host.nsm").unwrap();
+        let program = Program { uid: 7, gid: 9, path };
+        domain.program(template, &program).map(|id| id.to_string())
+    }
+
     #[test]
     fn a_program_name_loses_what_an_id_cannot_hold() {
-        let domain = TrustDomain::parse("host.nsm").unwrap();
-        let id = domain.host(0, "my prog@2").unwrap();
-        assert_eq!(id.as_str(), "spiffe://host.nsm/host/uid/0/my_prog_2");
-        for name in ["", ".", ".."] {
-            assert!(domain.host(0, name).is_err(), "{name:?}");
+        let id = id_of("/host/uid/{uid}/{program}", "/opt/my prog@2").unwrap();
+        assert_eq!(id, "spiffe://host.nsm/host/uid/7/my_prog_2");
+        for path in ["", "/", "/a/.", "/a/.."] {
+            assert!(id_of("/host/uid/{uid}/{program}", path).is_err(), "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_template_is_filled_with_user_group_and_path() {
+        let id = |template| id_of(template, "/usr/bin/nsm").unwrap();
+        assert_eq!(id("/u-{uid}/g-{gid}"), "spiffe://host.nsm/u-7/g-9");
+        assert_eq!(id("/{uid}/{path}"), "spiffe://host.nsm/7/usr/bin/nsm");
+        // What the program is called is not read as a template.
+        assert_eq!(id_of("/{gid}/{program}", "/a/{uid}").unwrap(), "spiffe://host.nsm/9/_uid_");
     }
 
     #[test]
@@ -156,10 +200,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_program_name_adds_a_segment(name in ".*") {
-            let domain = TrustDomain::parse("host.nsm").unwrap();
-            if let Ok(id) = domain.host(7, &name) {
-                prop_assert_eq!(id.as_str().split('/').count(), 7);
+        fn no_program_name_adds_a_segment(path in ".*") {
+            if let Ok(id) = id_of("/host/uid/{uid}/{program}", &path) {
+                prop_assert_eq!(id.split('/').count(), 7);
             }
         }
     }

@@ -8,6 +8,8 @@ use tokio::sync::watch;
 use super::{
     attest::{AttestError, Process},
     bundle::Bundle,
+    id::SpiffeId,
+    jwt::JwtKeys,
     svid::Svid,
 };
 
@@ -37,6 +39,20 @@ pub(super) trait Issuer: Send + Sync + 'static {
 
     /// The trust bundle; `None` until it is known.
     fn bundle(&self) -> watch::Receiver<Option<Bundle>>;
+
+    /// JWT-SVIDs, if there are any here.
+    fn jwt(&self) -> Option<&dyn JwtIssuer> {
+        None
+    }
+}
+
+/// Signs JWT-SVIDs, and has the keys that all of the trust domain's are signed with.
+pub(super) trait JwtIssuer: Send + Sync {
+    /// A token for the caller, and whose it is.
+    fn sign(&self, caller: &Caller, audience: &[String]) -> Result<(SpiffeId, String), IssueError>;
+
+    /// The keys; `None` until they are known.
+    fn keys(&self) -> watch::Receiver<Option<JwtKeys>>;
 }
 
 // === impl Caller ===

@@ -19,11 +19,14 @@ mod attest;
 mod backoff;
 mod bundle;
 mod ca;
+mod control;
 mod error;
 #[cfg(test)]
 mod fake_api;
+mod generations;
 mod id;
 mod issuer;
+mod jwt;
 mod listener;
 mod pod;
 mod pods;
@@ -34,10 +37,12 @@ mod review;
 mod root;
 mod signing;
 mod socket;
+mod store;
 mod svid;
 mod tls;
 mod workload_api;
 mod x509;
 
+pub use control::{Rotation, rotate};
 pub use error::Error;
 pub use probe::{ProbeError, probe_agent, probe_authority};

@@ -35,9 +35,14 @@ const CONNECTIONS: usize = 4096;
 /// Pause after a failed accept, which is a lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a connection's calls know of the caller: who it is, or why it is nobody.
+/// What a connection's calls know of the caller.
 #[derive(Clone, Debug)]
-pub(super) struct Admission(pub(super) Result<Caller, Arc<str>>);
+pub(super) struct Admission {
+    /// Who it is, or why it is nobody.
+    pub(super) caller: Result<Caller, Arc<str>>,
+    /// The user it connected as.
+    pub(super) uid: u32,
+}
 
 /// A connection whose caller was looked at when it came.
 #[derive(Debug)]
@@ -110,6 +115,7 @@ pub(super) fn incoming<I: Issuer>(
 }
 
 fn admit<I: Issuer>(io: UnixStream, issuer: &I, quota: &Quota) -> Option<Admitted> {
+    let uid = io.peer_cred().ok()?.uid();
     let caller = attest::inspect(&io, |process| issuer.attest(process));
     let caller = caller.map_err(|error| {
         let why = with_causes(&error);
@@ -120,7 +126,7 @@ fn admit<I: Issuer>(io: UnixStream, issuer: &I, quota: &Quota) -> Option<Admitte
         debug!(?caller, "dropped a connection: the caller has too many");
         return None;
     };
-    Some(Admitted { io, admission: Admission(caller), _ticket: ticket })
+    Some(Admitted { io, admission: Admission { caller, uid }, _ticket: ticket })
 }
 
 // === impl Quota ===

@@ -21,8 +21,8 @@ use crate::{
     },
     chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
     elements::{
-        Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, Index, LocalEntries, Monitor,
-        UpdatePath, UpdateToken, health_service, registry,
+        Access, Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, ExcludedPrefixes,
+        Index, LocalEntries, Monitor, NetSvcMonitor, UpdatePath, UpdateToken, health_service, registry,
     },
     settings::{Nsmgr, Target},
 };
@@ -82,29 +82,44 @@ fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries
     }
 }
 
-fn chain(mesh: &Mesh, settings: &Nsmgr, monitor: &Arc<Monitor>, index: Index, local: LocalEntries) -> Chain {
+/// The whole chain, and the session in it.
+fn chain(
+    mesh: &Mesh,
+    settings: &Nsmgr,
+    monitor: &Arc<Monitor>,
+    index: Index,
+    local: LocalEntries,
+) -> (Chain, Arc<Session>) {
     let inner = Chain::new([
         Arc::new(monitor.clone()) as Arc<dyn Element>,
         Arc::new(ClientInfo::new(settings.common.client_info.clone())),
-        Arc::new(DiscoverForwarder::new(index, local, &settings.forwarder_service)),
+        Arc::new(ExcludedPrefixes::new(settings.excluded_prefixes_file.clone())),
+        Arc::new(DiscoverForwarder::new(index.clone(), local, &settings.forwarder_service)),
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
     ]);
-    Chain::new([
-        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())) as Arc<dyn Element>,
+    let session = Arc::new(Session::new(inner, Policy::Expire, mesh.clock.clone()));
+    let chain = Chain::new([
+        mesh.admit(),
+        Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         // Before the session: who is refused leaves nothing.
         Arc::new(Authorize::new(mesh.clock.clone())),
-        Arc::new(Session::new(inner, Policy::Expire, mesh.clock.clone())),
-    ])
+        Arc::new(Access::new(index, mesh.trust.clone())),
+        session.clone(),
+    ]);
+    (chain, session)
 }
 
 /// Serves until the stop. Connections stand on without it.
 pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop).await?;
-    let (monitor, local) = (Arc::new(Monitor::default()), LocalEntries::default());
+    let (monitor, local) = (Arc::new(mesh.monitor(&settings.common.name)), LocalEntries::default());
     let registries = registries(&mesh, &settings, &local);
-    let index = Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone());
-    let chain = chain(&mesh, &settings, &monitor, index, local.clone());
+    let index =
+        Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone(), &mesh.domain);
+    let (chain, session) = chain(&mesh, &settings, &monitor, index.clone(), local.clone());
+    let moving = NetSvcMonitor { index, monitor: monitor.clone(), session };
+    let _moving = AbortOnDropHandle::new(tokio::spawn(moving.run()));
     let _report = match &settings.node_state {
         Some(node) => {
             let client =

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::{Found, State};
 use crate::{
     api::registry::{NetworkService, NetworkServiceEndpoint},
-    chain::{Error, Events, Kind, Query, RegistryChain, RegistryCx, Result},
+    chain::{Entry, Error, Events, Kind, Query, RegistryChain, RegistryCx, Result},
 };
 
 /// Limit of one Find.
@@ -26,13 +26,17 @@ pub(super) struct Registries {
 
 type Opened = (Events<NetworkService>, Events<NetworkServiceEndpoint>);
 
+fn query<T: Entry>(like: T, watch: bool) -> Query<T> {
+    if watch { Query::changes(like) } else { Query::once(like) }
+}
+
 impl Registries {
     async fn open(&self, name: &str, watch: bool) -> Result<Opened> {
         let like = NetworkService { name: name.to_owned(), ..Default::default() };
-        let services = self.services.start().find(&RegistryCx::within(FIND), Query { like, watch }).await?;
+        let services = self.services.start().find(&RegistryCx::within(FIND), query(like, watch)).await?;
         let like =
             NetworkServiceEndpoint { network_service_names: vec![name.to_owned()], ..Default::default() };
-        let endpoints = self.endpoints.start().find(&RegistryCx::within(FIND), Query { like, watch }).await?;
+        let endpoints = self.endpoints.start().find(&RegistryCx::within(FIND), query(like, watch)).await?;
         Ok((services, endpoints))
     }
 

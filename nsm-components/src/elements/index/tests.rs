@@ -6,8 +6,9 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::{
+    api::registry::AccessRules,
     chain::{Events, Query, RegistryCx, RegistryElement, RegistryNext, SystemClock},
-    elements::registry::Memory,
+    elements::registry::Store,
 };
 
 type Endpoints = RegistryChain<NetworkServiceEndpoint>;
@@ -30,7 +31,7 @@ fn endpoint() -> NetworkServiceEndpoint {
 }
 
 fn index(endpoints: Endpoints) -> Index {
-    Index::new(RegistryChain::new([Arc::new(Memory::default()) as _]), endpoints, Arc::new(SystemClock))
+    Index::new(RegistryChain::new([Store::in_memory() as _]), endpoints, Arc::new(SystemClock), "d")
 }
 
 /// Deletes the endpoint just before the second Find.
@@ -60,7 +61,7 @@ impl RegistryElement<NetworkServiceEndpoint> for Deleting {
 
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_deleted_between_watch_and_snapshot_is_not_found() {
-    let store = Endpoints::new([Arc::new(Memory::default()) as _]);
+    let store = Endpoints::new([Store::in_memory() as _]);
     store.start().register(&cx(), endpoint()).await.unwrap();
     let index = index(Endpoints::new([Arc::new(Deleting { store, finds: AtomicUsize::default() }) as _]));
     index.find("finance", soon()).await.unwrap();
@@ -70,7 +71,7 @@ async fn an_endpoint_deleted_between_watch_and_snapshot_is_not_found() {
 
 #[tokio::test(start_paused = true)]
 async fn names_that_nobody_registered_leave_soon_and_services_stay() {
-    let store = Endpoints::new([Arc::new(Memory::default()) as _]);
+    let store = Endpoints::new([Store::in_memory() as _]);
     store.start().register(&cx(), endpoint()).await.unwrap();
     let index = index(store);
     for name in (0..100).map(|number| format!("invented-{number}")).chain(["finance".into()]) {
@@ -85,10 +86,155 @@ async fn names_that_nobody_registered_leave_soon_and_services_stay() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_is_registered_later_is_found_and_stays() {
-    let store = Endpoints::new([Arc::new(Memory::default()) as _]);
+    let store = Endpoints::new([Store::in_memory() as _]);
     let index = index(store.clone());
     assert!(index.find("finance", soon()).await.unwrap().endpoints.is_empty());
     store.start().register(&cx(), endpoint()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(index.find("finance", soon()).await.unwrap().endpoints.len(), 1);
+}
+
+/// A registry that counts what it is asked and tells, and that can go away and come back.
+#[derive(Default)]
+struct Watched {
+    finds: AtomicUsize,
+    events: Arc<AtomicUsize>,
+    store: Mutex<Option<Endpoints>>,
+    away: tokio::sync::watch::Sender<u64>,
+}
+
+#[async_trait]
+impl RegistryElement<NetworkServiceEndpoint> for Watched {
+    fn name(&self) -> &'static str {
+        "watched"
+    }
+
+    async fn find(
+        &self,
+        cx: &RegistryCx,
+        query: Query<NetworkServiceEndpoint>,
+        _: RegistryNext<'_, NetworkServiceEndpoint>,
+    ) -> Result<Events<NetworkServiceEndpoint>> {
+        use futures::StreamExt;
+        self.finds.fetch_add(1, Ordering::Relaxed);
+        let store = self.store.lock().clone();
+        let store = store.ok_or_else(|| Error::new(Kind::Unavailable, "the registry is away"))?;
+        let (mut away, told) = (self.away.subscribe(), self.events.clone());
+        let events =
+            store.start().find(cx, query).await?.take_until(async move { away.changed().await.is_ok() });
+        Ok(Box::pin(events.inspect(move |_| _ = told.fetch_add(1, Ordering::Relaxed))))
+    }
+}
+
+impl Watched {
+    fn comes(&self, store: &Endpoints) {
+        *self.store.lock() = Some(store.clone());
+    }
+
+    fn goes(&self) {
+        *self.store.lock() = None;
+        self.away.send_modify(|count| *count += 1);
+    }
+
+    /// Finds and events so far.
+    fn counts(&self) -> (usize, usize) {
+        (self.finds.load(Ordering::Relaxed), self.events.load(Ordering::Relaxed))
+    }
+}
+
+fn store() -> Endpoints {
+    Endpoints::new([Store::in_memory() as _])
+}
+
+async fn names(index: &Index) -> Vec<String> {
+    index.find("finance", soon()).await.unwrap().endpoints.into_keys().collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_first_use_the_registry_is_not_asked_and_ten_thousand_endpoints_elsewhere_are_not_heard_of()
+{
+    let (store, watched) = (store(), Arc::new(Watched::default()));
+    watched.comes(&store);
+    store.start().register(&cx(), endpoint()).await.unwrap();
+    let index = index(Endpoints::new([watched.clone() as _]));
+    assert_eq!(names(&index).await, ["a"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // A watch and a snapshot, each with one endpoint.
+    assert_eq!(watched.counts(), (2, 2));
+    for number in 0..10_000 {
+        let network_service_names = vec![format!("service-{}", number % 500)];
+        let entry =
+            NetworkServiceEndpoint { name: format!("nse-{number}"), network_service_names, ..endpoint() };
+        store.start().register(&cx(), entry).await.unwrap();
+    }
+    for _ in 0..1_000 {
+        assert_eq!(names(&index).await, ["a"]);
+    }
+    // Nor of a refresh of the one in use.
+    let end = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    for seconds in 0..100 {
+        let entry = NetworkServiceEndpoint { expiration_time: end(4_000_000_000 + seconds), ..endpoint() };
+        store.start().register(&cx(), entry).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(watched.counts(), (2, 2));
+    assert_eq!(index.used.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_registry_is_away_its_last_answer_counts_and_what_went_meanwhile_is_gone_afterwards() {
+    let (before, watched) = (store(), Arc::new(Watched::default()));
+    watched.comes(&before);
+    let other = NetworkServiceEndpoint { name: "b".into(), ..endpoint() };
+    for entry in [endpoint(), other.clone()] {
+        before.start().register(&cx(), entry).await.unwrap();
+    }
+    let index = index(Endpoints::new([watched.clone() as _]));
+    assert_eq!(names(&index).await, ["a", "b"]);
+    watched.goes();
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(names(&index).await, ["a", "b"]);
+    }
+    // Ten minutes: back-off up to five seconds, not one try after the other.
+    assert!(watched.counts().0 < 150, "{:?}", watched.counts());
+    let after = store();
+    after.start().register(&cx(), other).await.unwrap();
+    watched.comes(&after);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(names(&index).await, ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_serves_something_else_from_now_on_is_not_found() {
+    let (store, watched) = (store(), Arc::new(Watched::default()));
+    watched.comes(&store);
+    store.start().register(&cx(), endpoint()).await.unwrap();
+    let index = index(Endpoints::new([watched.clone() as _]));
+    assert_eq!(names(&index).await, ["a"]);
+    let moved = NetworkServiceEndpoint { network_service_names: vec!["news".into()], ..endpoint() };
+    store.start().register(&cx(), moved).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(names(&index).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_its_service_does_not_allow_is_not_found_whatever_the_registry_took() {
+    let services = RegistryChain::new([Store::in_memory() as _]);
+    let rules = AccessRules { clients: Vec::new(), endpoints: vec!["ns/friends".into()] };
+    let service = NetworkService { name: "finance".into(), access: Some(rules), ..Default::default() };
+    services.start().register(&cx(), service.clone()).await.unwrap();
+    let store = store();
+    for (name, owner) in [("a", "spiffe://d/ns/friends/pod/a"), ("b", "spiffe://d/ns/other/pod/b")] {
+        let path_ids = vec![owner.to_owned()];
+        let entry = NetworkServiceEndpoint { name: name.into(), path_ids, ..endpoint() };
+        store.start().register(&cx(), entry).await.unwrap();
+    }
+    let index = Index::new(services.clone(), store, Arc::new(SystemClock), "d");
+    assert_eq!(names(&index).await, ["a"]);
+    // The list is edited while it is in use.
+    let open = NetworkService { access: None, ..service };
+    services.start().register(&cx(), open).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(names(&index).await, ["a", "b"]);
 }

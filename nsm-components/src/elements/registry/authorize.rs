@@ -1,5 +1,7 @@
 //! `authorize`: only who holds the path may register. Equal in effect to upstream's default
-//! policies but for the ownership of names, which the store keeps (protocol §3.3, §3.4).
+//! policies but for the ownership of names, which the storage keeps (protocol §3.3, §3.4).
+//!
+//! An entry is taken back with expired tokens too, or an nsmgr could not take back what expired there.
 
 use async_trait::async_trait;
 
@@ -19,11 +21,14 @@ impl Authorize {
         Self { clock }
     }
 
-    fn check(&self, cx: &RegistryCx) -> Result<()> {
+    fn check(&self, cx: &RegistryCx, expired_too: bool) -> Result<()> {
         let Some(caller) = &cx.caller else { return Ok(()) };
         let path = cx.path.lock().clone();
-        let tokens: Vec<&str> = path.left().iter().map(|segment| segment.token.as_str()).collect();
-        Judge { now: Some(self.clock.seconds()), peer: &caller.peer }.check(&tokens)
+        // The last one is this process's own.
+        let before = path.left().split_last().map_or(&[][..], |(_, before)| before);
+        let tokens: Vec<&str> = before.iter().map(|segment| segment.token.as_str()).collect();
+        let now = (!expired_too).then(|| self.clock.seconds());
+        Judge { now, caller }.check(&tokens)
     }
 }
 
@@ -34,12 +39,12 @@ impl<T: Entry> RegistryElement<T> for Authorize {
     }
 
     async fn register(&self, cx: &RegistryCx, entry: T, next: RegistryNext<'_, T>) -> Result<T> {
-        self.check(cx)?;
+        self.check(cx, false)?;
         next.register(cx, entry).await
     }
 
     async fn unregister(&self, cx: &RegistryCx, entry: T, next: RegistryNext<'_, T>) -> Result<()> {
-        self.check(cx)?;
+        self.check(cx, true)?;
         next.unregister(cx, entry).await
     }
 }

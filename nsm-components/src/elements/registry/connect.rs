@@ -1,28 +1,31 @@
 //! `connect`: calls the next registry (protocol §4.2). Files of local endpoints travel beside.
 
+mod events;
+mod lanes;
 mod wire;
 
 use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::StreamExt;
 use tokio::time::Instant;
 use tonic::{Request as Call, Response, Status, metadata::MetadataValue};
 use tracing::debug;
 
 pub use self::wire::Wire;
+use self::{
+    events::{bounded, with_files},
+    lanes::Lanes,
+};
 use crate::{
     api::{
         peer::{Address, FileKey, Files},
         registry_path::{METADATA_KEY, RegistryPath},
     },
-    chain::{Error, Event, Events, Kind, Query, RegistryCx, RegistryElement, RegistryNext, Result},
+    chain::{Error, Events, Kind, Query, RegistryCx, RegistryElement, RegistryNext, Result},
     elements::grpc::{failure, is_broken},
-    transport::{Channel, Channels, FdTable, file_key},
+    transport::{Channel, Channels, file_key},
 };
-
-/// Longest wait for the sockets of endpoints that come together.
-const SOCKETS: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -30,16 +33,18 @@ pub struct Connect {
     channels: Channels,
     address: Address,
     token_life: Duration,
+    lanes: Lanes,
 }
 
 impl Connect {
     /// Calls the registry at `address`; tokens live at most `token_life`.
     pub fn new(channels: Channels, address: Address, token_life: Duration) -> Self {
-        Self { channels, address, token_life }
+        Self { channels, address, token_life, lanes: Lanes::default() }
     }
 
-    async fn channel(&self) -> Result<Channel> {
-        self.channels.get(&self.address).await.map_err(|error| Error::caused(Kind::Unavailable, &error))
+    async fn channel(&self, lane: usize) -> Result<Channel> {
+        let channel = self.channels.get_lane(&self.address, lane).await;
+        channel.map_err(|error| Error::caused(Kind::Unavailable, &error))
     }
 
     fn prepare<M>(&self, channel: &Channel, message: M, path: Option<&RegistryPath>) -> Result<Call<M>> {
@@ -121,7 +126,7 @@ impl<T: Wire> RegistryElement<T> for Connect {
         let path = cx.path.lock().clone();
         let mut tries = 0;
         let answer = loop {
-            let channel = self.channel().await?;
+            let channel = self.channel(0).await?;
             let call = self.prepare(&channel, Self::outgoing(&channel, &entry, &cx.files)?, Some(&path))?;
             match self.limited(cx, &channel, T::call_register(&channel, call)).await {
                 Err(status) if is_broken(&status) && tries == 0 && Instant::now() < cx.deadline => {
@@ -141,7 +146,7 @@ impl<T: Wire> RegistryElement<T> for Connect {
 
     async fn unregister(&self, cx: &RegistryCx, entry: T, next: RegistryNext<'_, T>) -> Result<()> {
         let path = cx.path.lock().clone();
-        let channel = self.channel().await?;
+        let channel = self.channel(0).await?;
         let call = self.prepare(&channel, Self::outgoing(&channel, &entry, &cx.files)?, Some(&path))?;
         let answer = self.limited(cx, &channel, T::call_unregister(&channel, call)).await;
         follow(cx, &answer.map_err(|status| failure(&status, &self.address))?);
@@ -150,7 +155,8 @@ impl<T: Wire> RegistryElement<T> for Connect {
 
     async fn find(&self, cx: &RegistryCx, query: Query<T>, _: RegistryNext<'_, T>) -> Result<Events<T>> {
         let watch = query.watch;
-        let channel = self.channel().await?;
+        let place = watch.then(|| self.lanes.take()).transpose()?;
+        let channel = self.channel(place.as_ref().map_or(0, lanes::Place::lane)).await?;
         let call = self.prepare(&channel, T::query(query), None)?;
         let answer = self.limited(cx, &channel, T::call_find(&channel, call)).await;
         let answers = answer.map_err(|status| failure(&status, &self.address))?.into_inner();
@@ -162,69 +168,19 @@ impl<T: Wire> RegistryElement<T> for Connect {
             }
         });
         // The stream holds the channel: one that is watched over is in use.
-        Ok(Box::pin(with_files(events, channel, |channel| &channel.files, (!watch).then_some(cx.deadline))))
+        let holder = (channel, place);
+        let events =
+            with_files(events, holder, |(channel, _)| &channel.files, (!watch).then_some(cx.deadline));
+        Ok(if watch { Box::pin(bounded(events)) } else { Box::pin(events) })
     }
 }
 
-/// The events with the sockets that their URLs name, if they come. Those of events that follow each
-/// other without a pause are waited for together: a registry with many endpoints whose sockets are
-/// gone must not take a wait for each.
-fn with_files<T: Wire, H: Send + 'static>(
-    events: impl Stream<Item = Result<Event<T>>> + Send + Unpin + 'static,
-    holder: H,
-    files: fn(&H) -> &FdTable,
-    limit: Option<Instant>,
-) -> impl Stream<Item = Result<Event<T>>> + Send {
-    let start = Instant::now() + SOCKETS;
-    stream::unfold((events, holder, start), move |(mut events, holder, mut deadline)| async move {
-        let event = if let Some(event) = events.next().now_or_never() {
-            event
-        } else {
-            let event = events.next().await;
-            deadline = Instant::now() + SOCKETS;
-            event
-        };
-        let event = match event? {
-            Ok(event) => {
-                let deadline = limit.map_or(deadline, |limit| limit.min(deadline));
-                Ok(with_file(event, files(&holder), deadline).await)
-            }
-            Err(error) => Err(error),
-        };
-        Some((event, (events, holder, deadline)))
-    })
-}
-
-/// The event with the socket that its URL names, if it came.
-async fn with_file<T: Wire>(mut event: Event<T>, files: &FdTable, deadline: Instant) -> Event<T> {
-    let Ok(key) = event.entry.url().parse::<FileKey>() else { return event };
-    if event.deleted {
-        return event;
-    }
-    match files.take(key, deadline).await {
-        Ok(file) => event.files.insert(key, file),
-        Err(error) => debug!(endpoint = event.entry.name(), %error, "an endpoint's socket did not come"),
-    }
-    event
-}
+#[cfg(test)]
+mod many_watches;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::registry::NetworkServiceEndpoint;
-
-    #[tokio::test(start_paused = true)]
-    async fn many_sockets_that_do_not_come_take_one_wait() {
-        let event = |ino: u64| {
-            let url = FileKey { dev: 1, ino }.to_string();
-            let entry = NetworkServiceEndpoint { url, ..NetworkServiceEndpoint::default() };
-            Ok(Event { entry, deleted: false, files: Files::default() })
-        };
-        let (begin, events) = (Instant::now(), stream::iter((0..50).map(event)));
-        let all: Vec<_> = with_files(events, FdTable::default(), |files| files, None).collect().await;
-        assert_eq!(all.len(), 50);
-        assert!(begin.elapsed() <= SOCKETS + Duration::from_millis(100), "{:?}", begin.elapsed());
-    }
 
     #[test]
     fn the_path_of_an_answer_replaces_the_one_that_was_sent_and_no_path_keeps_it() {

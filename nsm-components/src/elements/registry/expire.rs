@@ -1,4 +1,4 @@
-//! `expire`: a registration lives as long as the token that made it (protocol §4.7).
+//! `expire`: a registration through the nsmgr lives as long as the token that made it (protocol §4.7).
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::{
-    api::registry::NetworkServiceEndpoint,
+    api::{registry::NetworkServiceEndpoint, registry_path::RegistryPath},
     chain::{Clock, Error, Kind, RegistryChain, RegistryCx, RegistryElement, RegistryNext, Result},
 };
 
@@ -46,6 +46,14 @@ pub struct Expire {
     rest: RegistryChain<NetworkServiceEndpoint>,
     clock: Clock,
     slots: Arc<Slots>,
+}
+
+/// Until when, in seconds since the epoch, the tokens vouch that came with a call and go back with its
+/// answer; nothing for a call that begins in this process.
+pub(super) fn life_of_tokens(cx: &RegistryCx) -> Result<Option<i64>> {
+    let Some(caller) = cx.caller.as_ref() else { return Ok(None) };
+    let (_, own) = caller.link.own_token()?;
+    Ok(Some(caller.token.as_ref().map_or(own, |(_, end)| own.min(*end))))
 }
 
 // === impl Turn ===
@@ -95,12 +103,12 @@ impl Expire {
         tokio::time::timeout_at(cx.deadline, Turn::wait(self.slots.clone(), name)).await.map_err(late)
     }
 
-    fn start_timer(&self, turn: &mut Turn, entry: NetworkServiceEndpoint, seconds: i64) {
+    fn start_timer(&self, turn: &mut Turn, entry: NetworkServiceEndpoint, path: RegistryPath, seconds: i64) {
         let (left, rest) = (self.clock.until(seconds), self.rest.clone());
         let (name, slots) = (turn.name.clone(), Arc::downgrade(&self.slots));
         if let Some(slot) = turn.slot() {
             slot.generation += 1;
-            let task = expire(slots, name, slot.generation, left, rest, entry);
+            let task = expire(slots, name, slot.generation, left, rest, (entry, path));
             slot.timer = Some(AbortOnDropHandle::new(tokio::spawn(task)));
         }
     }
@@ -113,7 +121,7 @@ async fn expire(
     generation: u64,
     left: Duration,
     rest: RegistryChain<NetworkServiceEndpoint>,
-    entry: NetworkServiceEndpoint,
+    (entry, path): (NetworkServiceEndpoint, RegistryPath),
 ) {
     tokio::time::sleep(left).await;
     let Some(slots) = slots.upgrade() else { return };
@@ -123,7 +131,8 @@ async fn expire(
     }
     info!(endpoint = %name, "not refreshed in time: unregistering");
     let done = tokio::time::timeout(UNREGISTER, async {
-        rest.start().unregister(&RegistryCx::within(UNREGISTER), entry).await
+        let cx = RegistryCx { path: Arc::new(Mutex::new(path)), ..RegistryCx::within(UNREGISTER) };
+        rest.start().unregister(&cx, entry).await
     });
     if let Ok(Err(error)) = done.await {
         warn!(endpoint = %name, %error, "could not unregister an expired endpoint");
@@ -145,16 +154,15 @@ impl RegistryElement<NetworkServiceEndpoint> for Expire {
         _: RegistryNext<'_, NetworkServiceEndpoint>,
     ) -> Result<NetworkServiceEndpoint> {
         let given = entry.expiration_time.map(|time| time.seconds);
-        let of_tokens = cx.caller.as_ref().map(|caller| {
-            caller.token.as_ref().map_or(caller.own_token.1, |(_, end)| (*end).min(caller.own_token.1))
-        });
-        let end = given.into_iter().chain(of_tokens).min();
+        let end = given.into_iter().chain(life_of_tokens(cx)?).min();
         entry.expiration_time = end.map(|seconds| Timestamp { seconds, nanos: 0 });
         // When this fails, the old timer goes on.
         let mut turn = self.turn(cx, &entry.name).await?;
+        // The path as it came here: who takes the entry back later goes the same way.
+        let path = cx.path.lock().clone();
         let stored = self.rest.start().register(cx, entry).await?;
         if let Some(time) = stored.expiration_time {
-            self.start_timer(&mut turn, stored.clone(), time.seconds);
+            self.start_timer(&mut turn, stored.clone(), path, time.seconds);
         }
         Ok(stored)
     }

@@ -1,9 +1,12 @@
 //! `localbypass`: the registry knows the endpoints of this node under the nsmgr's public URL; the
 //! processes on the node get the endpoints' own sockets (protocol §4.7).
 
-use async_trait::async_trait;
-use futures::{StreamExt, future, stream};
+mod translated;
 
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+
+use self::translated::translated;
 use crate::{
     api::{
         peer::{Address, FileKey, Files},
@@ -192,14 +195,10 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
             return Ok(Box::pin(stream::iter(found).chain(end)));
         }
         query.like.url.clear();
-        let bypass = self.clone();
+        // Before the registry is asked: what comes here meanwhile is seen at the latest afterwards.
+        let changes = query.watch.then(|| self.local.changes());
         let found = next.find(cx, query).await?;
-        Ok(Box::pin(found.filter_map(move |event| {
-            future::ready(match event {
-                Ok(event) => bypass.translate(event).map(Ok),
-                Err(error) => Some(Err(error)),
-            })
-        })))
+        Ok(translated(self.clone(), found, changes))
     }
 }
 
@@ -211,6 +210,7 @@ mod tests {
     use crate::{
         api::peer::Peer,
         chain::{Caller, RegistryChain},
+        elements::registry::Store,
         transport::file_key,
     };
 
@@ -233,7 +233,7 @@ mod tests {
         let mut cx = RegistryCx::within(Duration::from_secs(1));
         cx.files.insert(key, socket);
         let peer = Peer { id: id.into(), public_key: Vec::new(), not_after: 0 };
-        cx.caller = Some(Arc::new(Caller { peer, token: None, own_token: ("".into(), 0) }));
+        cx.caller = Some(Arc::new(Caller::test(peer)));
         (cx, key.to_string())
     }
 
@@ -283,5 +283,39 @@ mod tests {
         assert!(local.is_empty());
         register(&chain, FORWARDER, "forwarder-n1", "forwarder", None).await.unwrap();
         register(&chain, FORWARDER, "d", "finance", tcp).await.unwrap();
+    }
+
+    /// As the nsmgr keeps it, before a registry.
+    fn mesh() -> (LocalEntries, RegistryChain<NetworkServiceEndpoint>) {
+        let local = LocalEntries::default();
+        let trust = Trust::new(&[], "spiffe://d/ns/nsm-system/sa/nsmgr/node/n1");
+        let bypass = LocalBypass::new("tcp://10.0.0.1:5001", "forwarder", local.clone(), trust);
+        (local, RegistryChain::new([Arc::new(bypass) as Arc<dyn RegistryElement<_>>, Store::in_memory()]))
+    }
+
+    async fn next(events: &mut Events<NetworkServiceEndpoint>) -> (String, bool) {
+        let event = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
+        let event = event.unwrap().unwrap().unwrap();
+        assert!(event.deleted || event.files.by_url(&event.entry.url).is_some());
+        (event.entry.url, event.deleted)
+    }
+
+    #[tokio::test]
+    async fn watchers_of_this_node_hear_what_the_registry_takes_for_a_refresh() {
+        let (local, chain) = mesh();
+        let query = || Query::changes(NetworkServiceEndpoint::default());
+        register(&chain, POD, "nse", "finance", None).await.unwrap();
+        // The nsmgr is started anew: the registry knows the endpoint, this process does not yet.
+        local.remove("nse");
+        let mut events = chain.start().find(&call(POD).0, query()).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(50), events.next()).await.is_err());
+        let back = register(&chain, POD, "nse", "finance", None).await.unwrap().url;
+        assert_eq!(next(&mut events).await, (back.clone(), false));
+        // The endpoint is started anew and listens on another socket.
+        let other = register(&chain, POD, "nse", "finance", None).await.unwrap().url;
+        assert_ne!(other, back);
+        assert_eq!(next(&mut events).await, (other.clone(), false));
+        local.remove("nse");
+        assert_eq!(next(&mut events).await, (other, true));
     }
 }

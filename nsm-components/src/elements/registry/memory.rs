@@ -1,21 +1,22 @@
-//! `memory`: keeps entries in memory (protocol §4.7). A name belongs to who registered it first,
-//! by the first SPIFFE ID in its path.
+//! `memory`: a storage in memory (protocol §4.7). One lock makes every change, tells the watchers of
+//! it, and begins watches, so none misses an entry, sees one twice, or an older state after a newer.
 
-use std::collections::BTreeMap;
+mod entries;
+mod watchers;
+
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::time::Instant;
 
+use self::{entries::Entries, watchers::Watchers};
+use super::Storage;
 use crate::{
     api::peer::Files,
-    chain::{Entry, Error, Event, Events, Kind, Query, RegistryCx, RegistryElement, RegistryNext, Result},
+    chain::{Entry, Error, Event, Events, Kind, Query, Result},
 };
-
-/// Events a watcher may be behind; a slower one is cut off and asks anew.
-const QUEUE: usize = 1024;
 
 /// Most entries kept; beyond it a registration is refused rather than memory filled.
 const MAX_ENTRIES: usize = 100_000;
@@ -23,174 +24,100 @@ const MAX_ENTRIES: usize = 100_000;
 /// See the module.
 #[derive(Debug)]
 pub struct Memory<T> {
-    state: Mutex<State<T>>,
+    state: Arc<Mutex<State<T>>>,
 }
 
 #[derive(Debug)]
 struct State<T> {
-    entries: BTreeMap<String, T>,
-    watchers: Vec<Watcher<T>>,
-}
-
-#[derive(Debug)]
-struct Watcher<T> {
-    like: T,
-    events: mpsc::Sender<Event<T>>,
+    entries: Entries<T>,
+    watchers: Watchers<T>,
 }
 
 impl<T> Default for Memory<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { entries: BTreeMap::new(), watchers: Vec::new() }) }
+        let state = State { entries: Entries::default(), watchers: Watchers::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 }
 
-fn owner<T: Entry>(entry: &T) -> &str {
-    entry.path_ids().first().map_or("", String::as_str)
+fn check_owner<T: Entry>(known: &T, owner: &str) -> Result<()> {
+    if known.owner() == owner {
+        return Ok(());
+    }
+    let message = format_args!("{} {} belongs to {}", T::WHAT, known.name(), known.owner());
+    Err(Error::new(Kind::Denied, message))
 }
 
-impl<T: Entry> State<T> {
-    fn tell(&mut self, entry: &T, deleted: bool) {
-        let event = Event { entry: entry.clone(), deleted, files: Files::default() };
-        self.watchers.retain(|watcher| {
-            if watcher.like.finds(entry) {
-                watcher.events.try_send(event.clone()).is_ok()
-            } else {
-                !watcher.events.is_closed()
-            }
-        });
+/// An entry as a watcher or a Find gets it: copied only now.
+fn event<T: Entry>(entry: &Arc<T>, deleted: bool, without_refreshes: bool) -> Event<T> {
+    let mut entry = T::clone(entry);
+    if without_refreshes && let Some(expiration) = entry.expiration_mut() {
+        *expiration = None;
     }
+    Event { entry, deleted, files: Files::default() }
 }
 
 #[async_trait]
-impl<T: Entry> RegistryElement<T> for Memory<T> {
-    fn name(&self) -> &'static str {
-        "memory"
-    }
-
-    async fn register(&self, cx: &RegistryCx, entry: T, next: RegistryNext<'_, T>) -> Result<T> {
-        {
-            let mut state = self.state.lock();
-            let name = entry.name().to_owned();
-            let full = state.entries.len() >= MAX_ENTRIES;
-            match state.entries.get(&name) {
-                Some(known) if owner(known) != owner(&entry) => {
-                    let message = format_args!("{} {name} belongs to {}", T::WHAT, owner(known));
-                    return Err(Error::new(Kind::Denied, message));
-                }
-                None if full => {
-                    let message = format_args!("{MAX_ENTRIES} entries are registered already");
-                    return Err(Error::new(Kind::Exhausted, message));
-                }
-                _ => {}
-            }
-            state.entries.insert(name, entry.clone());
-            state.tell(&entry, false);
-        }
-        next.register(cx, entry).await
-    }
-
-    async fn unregister(&self, cx: &RegistryCx, entry: T, next: RegistryNext<'_, T>) -> Result<()> {
-        {
-            let mut state = self.state.lock();
-            let name = entry.name().to_owned();
-            if let Some(known) = state.entries.get(&name) {
-                if cx.caller.is_some() && owner(known) != owner(&entry) {
-                    let message = format_args!("{} {name} belongs to {}", T::WHAT, owner(known));
-                    return Err(Error::new(Kind::Denied, message));
-                }
-                if let Some(known) = state.entries.remove(&name) {
-                    state.tell(&known, true);
-                }
-            }
-        }
-        next.unregister(cx, entry).await
-    }
-
-    async fn find(&self, _: &RegistryCx, query: Query<T>, _: RegistryNext<'_, T>) -> Result<Events<T>> {
-        // Snapshot and subscription under one lock: no entry is missed and none comes twice.
+impl<T: Entry> Storage<T> for Memory<T> {
+    async fn register(&self, mut entry: T, life: Option<Duration>) -> Result<T> {
         let mut state = self.state.lock();
-        let found = state.entries.values().filter(|entry| query.like.finds(entry)).cloned();
-        let found: Vec<_> =
-            found.map(|entry| Ok(Event { entry, deleted: false, files: Files::default() })).collect();
-        let found = stream::iter(found);
+        let before = state.entries.get(entry.name()).cloned();
+        match &before {
+            Some(known) => {
+                check_owner(&**known, entry.owner())?;
+                if let Some(first) = entry.first_registration_mut() {
+                    *first = known.first_registration();
+                }
+            }
+            None if state.entries.len() >= MAX_ENTRIES => {
+                let message = format_args!("{MAX_ENTRIES} entries are registered already");
+                return Err(Error::new(Kind::Exhausted, message));
+            }
+            None => {}
+        }
+        let entry = Arc::new(entry);
+        // A life beyond what the clock can tell has no end.
+        state.entries.insert(entry.clone(), life.and_then(|life| Instant::now().checked_add(life)));
+        state.watchers.tell(before.as_ref(), Some(&entry));
+        drop(state);
+        Ok(T::clone(&entry))
+    }
+
+    async fn unregister(&self, name: &str, owner: Option<&str>) -> Result<()> {
+        let mut state = self.state.lock();
+        let Some(known) = state.entries.get(name) else { return Ok(()) };
+        if let Some(owner) = owner {
+            check_owner(&**known, owner)?;
+        }
+        let known = state.entries.remove(name);
+        state.watchers.tell(known.as_ref(), None);
+        Ok(())
+    }
+
+    async fn find(&self, query: Query<T>) -> Result<Events<T>> {
+        let quiet = query.watch && query.without_refreshes;
+        let mut state = self.state.lock();
+        let found = stream::iter(state.entries.find(&query.like));
+        let found = found.map(move |entry| Ok(event(&entry, false, quiet)));
         if !query.watch {
             return Ok(Box::pin(found));
         }
-        let (events, receiver) = mpsc::channel(QUEUE);
-        state.watchers.push(Watcher { like: query.like, events });
-        let cut = Error::new(Kind::Exhausted, "the watcher is too slow: ask again");
-        let changes = ReceiverStream::new(receiver).map(Ok).chain(stream::once(async { Err(cut) }));
-        Ok(Box::pin(found.chain(changes)))
+        let changes = state.watchers.add(query.like, quiet, &self.state)?;
+        drop(state);
+        Ok(Box::pin(found.chain(
+            changes.map(move |change| change.map(|change| event(&change.entry, change.deleted, quiet))),
+        )))
+    }
+
+    async fn expire(&self) -> Option<Instant> {
+        let mut state = self.state.lock();
+        while let Some(ended) = state.entries.take_ended(Instant::now()) {
+            tracing::info!(what = T::WHAT, name = ended.name(), "not refreshed in time: unregistered");
+            state.watchers.tell(Some(&ended), None);
+        }
+        state.entries.next_end()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::{api::registry::NetworkServiceEndpoint, chain::RegistryChain};
-
-    type Chain = RegistryChain<NetworkServiceEndpoint>;
-
-    fn chain() -> Chain {
-        RegistryChain::new([std::sync::Arc::new(Memory::default()) as _])
-    }
-
-    fn cx() -> RegistryCx {
-        RegistryCx::within(Duration::from_secs(1))
-    }
-
-    fn entry(name: &str, owner: &str) -> NetworkServiceEndpoint {
-        NetworkServiceEndpoint { name: name.into(), path_ids: vec![owner.into()], ..Default::default() }
-    }
-
-    async fn watch(chain: &Chain) -> Events<NetworkServiceEndpoint> {
-        chain.start().find(&cx(), Query { watch: true, ..Query::default() }).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_watch_tells_what_is_there_then_what_changes_and_deletes_with_the_last_state() {
-        let chain = chain();
-        chain.start().register(&cx(), entry("a", "x")).await.unwrap();
-        let mut events = watch(&chain).await;
-        chain.start().register(&cx(), entry("b", "x")).await.unwrap();
-        chain.start().unregister(&cx(), entry("a", "")).await.unwrap();
-        let mut seen = Vec::new();
-        for _ in 0..3 {
-            let event = events.next().await.unwrap().unwrap();
-            seen.push((event.entry, event.deleted));
-        }
-        assert_eq!(seen, [(entry("a", "x"), false), (entry("b", "x"), false), (entry("a", "x"), true)]);
-    }
-
-    #[tokio::test]
-    async fn a_name_belongs_to_who_registered_it_first() {
-        let chain = chain();
-        chain.start().register(&cx(), entry("a", "x")).await.unwrap();
-        chain.start().register(&cx(), entry("a", "x")).await.unwrap();
-        let error = chain.start().register(&cx(), entry("a", "y")).await.unwrap_err();
-        assert_eq!(error.kind, Kind::Denied);
-    }
-
-    #[tokio::test]
-    async fn a_find_without_watch_ends() {
-        let chain = chain();
-        chain.start().register(&cx(), entry("a", "x")).await.unwrap();
-        let found = chain.start().find(&cx(), Query::default()).await.unwrap();
-        assert_eq!(found.count().await, 1);
-    }
-
-    #[tokio::test]
-    async fn a_slow_watcher_is_cut_off_with_an_error_and_the_others_never_notice() {
-        let chain = chain();
-        let (slow, mut quick) = (watch(&chain).await, watch(&chain).await);
-        for _ in 0..=QUEUE {
-            chain.start().register(&cx(), entry("a", "x")).await.unwrap();
-            quick.next().await.unwrap().unwrap();
-        }
-        let seen: Vec<_> = slow.collect().await;
-        assert_eq!(seen.len(), QUEUE + 1);
-        assert_eq!(seen.last().unwrap().as_ref().unwrap_err().kind, Kind::Exhausted);
-    }
-}
+mod tests;

@@ -1,23 +1,31 @@
 //! Elements of registry chains, one a file, under upstream's names.
 
+mod access;
 mod authorize;
 mod connect;
 mod expire;
+mod interdomain;
 mod localbypass;
 mod memory;
 mod registration;
 mod serve;
 mod setpayload;
+mod storage;
+mod store;
 mod updatepath;
 
 pub use self::{
+    access::Access,
     authorize::Authorize,
     connect::{Connect, Wire},
     expire::Expire,
+    interdomain::Interdomain,
     localbypass::LocalBypass,
     memory::Memory,
     registration::Registration,
     serve::RegistryService,
     setpayload::SetPayload,
+    storage::Storage,
+    store::Store,
     updatepath::UpdatePath,
 };

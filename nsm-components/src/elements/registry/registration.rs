@@ -118,7 +118,7 @@ impl Keeper {
             let cx = RegistryCx::within(CALL);
             // Somebody's service of this name will do: it may have matches we know nothing of.
             let like = NetworkService { name: service.name.clone(), ..Default::default() };
-            let mut found = self.services.start().find(&cx, Query { like, watch: false }).await?;
+            let mut found = self.services.start().find(&cx, Query::once(like)).await?;
             if found.next().await.transpose()?.is_none() {
                 self.services.start().register(&cx, service.clone()).await?;
             }
@@ -135,7 +135,7 @@ impl Keeper {
             network_service_names: self.entry.network_service_names.clone(),
             ..Default::default()
         };
-        self.endpoints.start().find(&self.context(), Query { like, watch: true }).await
+        self.endpoints.start().find(&self.context(), Query::changes(like)).await
     }
 }
 

@@ -49,9 +49,7 @@ impl RegistryService {
         let accepted = accepted(call)?;
         let mut cx = RegistryCx::within(Duration::ZERO);
         cx.deadline = deadline(call.metadata());
-        cx.caller = Some(
-            caller(&accepted.session, call.metadata(), self.token_life).map_err(|error| status(&error))?,
-        );
+        cx.caller = Some(caller(&accepted.session, call.metadata(), self.token_life));
         let path =
             call.metadata().get_all(METADATA_KEY).iter().next_back().and_then(|value| value.to_str().ok());
         *cx.path.lock() = path.and_then(RegistryPath::from_metadata).unwrap_or_default();

@@ -25,13 +25,14 @@ impl UpdatePath {
 fn advance<T: Entry>(trust: &Trust, cx: &RegistryCx, entry: &mut T) -> Result<Option<u32>> {
     let Some(caller) = &cx.caller else { return Ok(None) };
     let peer = caller.token.as_ref().map_or("", |(token, _)| token);
+    let (own, _) = caller.link.own_token()?;
     let mut path = cx.path.lock();
     if path.index > 0 && !trust.trusts(&caller.peer.id) {
         let message = format_args!("{} may register {}s for itself alone", caller.peer.id, T::WHAT);
         return Err(Error::new(Kind::Denied, message));
     }
     let message = format_args!("the path of {} {} has its index out of range", T::WHAT, entry.name());
-    let before = path.advance(peer, &caller.own_token.0).ok_or_else(|| Error::new(Kind::Invalid, message))?;
+    let before = path.advance(peer, &own).ok_or_else(|| Error::new(Kind::Invalid, message))?;
     let id = |token: &str| token::read(token).map(|claims| claims.sub).unwrap_or_default();
     // All from the path: what the message says of its owner does not count.
     let ids = path.left().iter().map(|segment| id(&segment.token)).collect();
@@ -81,7 +82,7 @@ mod tests {
         let trust = Trust::new(&[], "spiffe://d/ns/nsm-system/sa/registry/pod/r");
         let chain = RegistryChain::new([Arc::new(UpdatePath::new(trust)) as Arc<dyn RegistryElement<_>>]);
         let peer = Peer { id: caller.into(), public_key: Vec::new(), not_after: 0 };
-        let caller = Caller { peer, token: None, own_token: ("".into(), 0) };
+        let caller = Caller::test(peer);
         let cx = RegistryCx { caller: Some(Arc::new(caller)), ..RegistryCx::within(Duration::from_secs(1)) };
         let segments = Some(vec![Segment::default(), Segment::default()]);
         *cx.path.lock() = crate::api::registry_path::RegistryPath { index: 1, path_segments: segments };

@@ -1,5 +1,6 @@
 //! One struct per process.
 
+mod endpoint;
 mod forwarder;
 mod identity;
 mod nsc;
@@ -10,10 +11,11 @@ mod registry;
 use std::{collections::BTreeMap, time::Duration};
 
 pub use self::{
+    endpoint::Endpoint,
     forwarder::Forwarder,
     identity::{IdentityAgent, IdentityAuthority, IdentityStandalone},
     nsc::Nsc,
-    nse::Nse,
+    nse::{DnsServers, IpamPolicy, Nse},
     nsmgr::Nsmgr,
     registry::Registry,
 };
@@ -42,6 +44,8 @@ pub struct Common {
     pub max_token_lifetime: Duration,
     /// `NSM_DIAL_TIMEOUT`.
     pub dial_timeout: Duration,
+    /// `NSM_MAX_REQUESTS_IN_FLIGHT`, 256.
+    pub max_requests: usize,
     /// `NSM_TRUSTED_IDS`: beginnings of SPIFFE IDs; see [`crate::api::trust::Trust`].
     pub trusted_ids: Vec<String>,
     /// `NODE_NAME`, `POD_NAME` and `CLUSTER_NAME` under upstream's label names, as far as set.
@@ -64,6 +68,7 @@ impl Common {
             name: reader.name(vars::NSM_NAME, name),
             max_token_lifetime: reader.duration(vars::NSM_MAX_TOKEN_LIFETIME, 10 * MINUTE),
             dial_timeout: reader.duration(vars::NSM_DIAL_TIMEOUT, dial_timeout),
+            max_requests: reader.count(vars::NSM_MAX_REQUESTS_IN_FLIGHT, 256, 1..=4096),
             trusted_ids: reader.list(vars::NSM_TRUSTED_IDS, ""),
             client_info,
         }

@@ -1,6 +1,6 @@
 //! Settings of `nsm nsc`.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{Common, SECOND};
 use crate::{
@@ -17,6 +17,12 @@ pub struct Nsc {
     pub connect_to: Target,
     /// `NSM_NETWORK_SERVICES`, at least one.
     pub network_services: Vec<NsmUrl>,
+    /// `NSM_AWARENESS_GROUPS`: connections of one group may have the same addresses, all others
+    /// have different ones.
+    pub awareness_groups: Vec<Vec<NsmUrl>>,
+    /// `NSM_LOCAL_DNS_SERVER_ADDRESS`, unless `NSM_LOCAL_DNS_SERVER_ENABLED` is false: where DNS is
+    /// served once a connection brings a DNS server.
+    pub local_dns: Option<SocketAddr>,
     /// `NSM_REQUEST_TIMEOUT`, 15 s.
     pub request_timeout: Duration,
     /// `NSM_LISTEN_ON`: where the client answers health checks.
@@ -31,6 +37,8 @@ impl Nsc {
             common: Common::read(&mut reader, "nsc", 5 * SECOND),
             connect_to: reader.target(vars::NSM_CONNECT_TO, &format!("unix://{}", names::NSMGR_SOCKET)),
             network_services: reader.list(vars::NSM_NETWORK_SERVICES, ""),
+            awareness_groups: reader.url_groups(vars::NSM_AWARENESS_GROUPS),
+            local_dns: local_dns(&mut reader),
             request_timeout: reader.duration(vars::NSM_REQUEST_TIMEOUT, 15 * SECOND),
             listen_on: reader.target(vars::NSM_LISTEN_ON, "unix:///tmp/nsc.sock"),
         };
@@ -39,6 +47,25 @@ impl Nsc {
         {
             reader.refuse(vars::NSM_NETWORK_SERVICES, "", "at least one URL such as kernel://service/nsm-1");
         }
+        for url in settings.network_services.iter().filter(|url| url.mechanism != "KERNEL") {
+            let value = format!("{}://{}", url.mechanism.to_ascii_lowercase(), url.network_service);
+            reader.refuse(
+                vars::NSM_NETWORK_SERVICES,
+                &value,
+                "kernel://: this client has kernel interfaces only",
+            );
+        }
         reader.finish(settings)
     }
+}
+
+fn local_dns(reader: &mut Reader<'_>) -> Option<SocketAddr> {
+    let default = SocketAddr::from(([127, 0, 0, 1], 53));
+    let address = reader.read(
+        vars::NSM_LOCAL_DNS_SERVER_ADDRESS,
+        default,
+        "an IP address and a port such as 127.0.0.1:53",
+        |text| text.parse().ok(),
+    );
+    reader.flag(vars::NSM_LOCAL_DNS_SERVER_ENABLED, true).then_some(address)
 }

@@ -1,6 +1,6 @@
 //! Settings of `nsm nsmgr`.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use super::Common;
 use crate::{
@@ -19,6 +19,8 @@ pub struct Nsmgr {
     pub registry_url: Target,
     /// `NSM_FORWARDER_NETWORK_SERVICE_NAME`.
     pub forwarder_service: String,
+    /// `NSM_EXCLUDED_PREFIXES_FILE`; it may be absent.
+    pub excluded_prefixes_file: PathBuf,
     /// `NSM_NODE_STATE`: name of the `NSMNodeState` to report into, if any.
     pub node_state: Option<String>,
 }
@@ -33,6 +35,9 @@ impl Nsmgr {
             registry_url: reader.target(vars::NSM_REGISTRY_URL, "tcp://localhost:5002"),
             forwarder_service: reader
                 .name(vars::NSM_FORWARDER_NETWORK_SERVICE_NAME, names::FORWARDER_SERVICE),
+            excluded_prefixes_file: reader
+                .name(vars::NSM_EXCLUDED_PREFIXES_FILE, names::EXCLUDED_PREFIXES_FILE)
+                .into(),
             node_state: reader.optional(vars::NSM_NODE_STATE, "the name of this node"),
         };
         for target in &settings.listen_on {

@@ -10,6 +10,8 @@ pub struct Registry {
     pub common: Common,
     /// `NSM_LISTEN_ON`.
     pub listen_on: Vec<Target>,
+    /// `NSM_PROXY_REGISTRY_URL`, if there is one.
+    pub proxy_registry_url: Option<Target>,
 }
 
 impl Registry {
@@ -19,6 +21,8 @@ impl Registry {
         let settings = Self {
             common: Common::read(&mut reader, "registry", 5 * SECOND),
             listen_on: reader.list(vars::NSM_LISTEN_ON, "tcp://:5002"),
+            proxy_registry_url: reader
+                .optional(vars::NSM_PROXY_REGISTRY_URL, "a URL such as tcp://nsmgr-proxy:5004, or nothing"),
         };
         reader.finish(settings)
     }

@@ -12,7 +12,7 @@ fn ca() -> Ca {
 }
 
 fn id() -> SpiffeId {
-    domain().host(0, "nsm").unwrap()
+    domain().workload("test", "test", "nsm").unwrap()
 }
 
 const HOUR: Duration = Duration::from_hours(1);

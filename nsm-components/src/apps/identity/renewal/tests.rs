@@ -48,7 +48,7 @@ impl Issuer for Fake {
         if !self.knows_callers.load(Ordering::SeqCst) {
             return Err(IssueError::Refused("unknown".into()));
         }
-        let id = self.domain.host(0, caller.as_str()).unwrap();
+        let id = self.domain.workload("test", "test", caller.as_str()).unwrap();
         self.ca.issue(&id, LIFE).map_err(|error| IssueError::NotNow(error.into()))
     }
 

@@ -73,11 +73,19 @@ macro_rules! wire {
             }
 
             fn query(query: Query<Self>) -> $query {
-                $query { $field: Some(query.like), watch: query.watch }
+                $query {
+                    $field: Some(query.like),
+                    watch: query.watch,
+                    without_refreshes: query.without_refreshes,
+                }
             }
 
             fn from_query(query: $query) -> Query<Self> {
-                Query { like: query.$field.unwrap_or_default(), watch: query.watch }
+                Query {
+                    like: query.$field.unwrap_or_default(),
+                    watch: query.watch,
+                    without_refreshes: query.without_refreshes,
+                }
             }
 
             fn response(event: Event<Self>) -> $response {

@@ -5,7 +5,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::{
     chain::{Events, Query, SystemClock},
-    elements::registry::Memory,
+    elements::registry::Store,
 };
 
 /// Holds every Unregister up until it is let go, and the answer of every Register for a time.
@@ -58,7 +58,7 @@ fn entry(seconds: f64) -> NetworkServiceEndpoint {
 }
 
 fn expire(slow: &Arc<Slow>) -> (Arc<Expire>, RegistryChain<NetworkServiceEndpoint>) {
-    let rest = RegistryChain::new([slow.clone() as _, Arc::new(Memory::default()) as _]);
+    let rest = RegistryChain::new([slow.clone() as _, Store::in_memory() as _]);
     let expire = Arc::new(Expire::new(rest, Arc::new(SystemClock)));
     (expire.clone(), RegistryChain::new([expire as _]))
 }

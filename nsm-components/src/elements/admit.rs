@@ -1,0 +1,163 @@
+//! `admit`: a bound on the Requests a process works on at once, with turns for its callers. It stands
+//! first, before anything costs. Close and Monitor are never held up by it.
+//!
+//! A process of the mesh asks for many; its Requests count as those of the client they began with.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    api::trust::Trust,
+    chain::{Caller, Cx, Element, Error, Kind, Next, Reply, Request, Result},
+    daemon::{Admission, Refusal},
+    transport::token,
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Admit {
+    admission: Arc<Admission>,
+    trust: Trust,
+}
+
+impl Admit {
+    /// Lets Requests in as `admission` says. Who is trusted is believed whose Request it passes on.
+    pub fn new(admission: Arc<Admission>, trust: Trust) -> Self {
+        Self { admission, trust }
+    }
+
+    /// Whose turn it is.
+    fn client(&self, caller: &Caller, request: &Request) -> String {
+        let first = request.connection.segments().first().filter(|_| self.trust.trusts(&caller.peer.id));
+        let client = first.and_then(|segment| token::read(&segment.token).ok()).map(|claims| claims.sub);
+        client.unwrap_or_else(|| caller.peer.id.clone())
+    }
+}
+
+fn refused(refusal: &Refusal) -> Error {
+    let kind = match refusal {
+        Refusal::Full { .. } | Refusal::Share { .. } => Kind::Exhausted,
+        Refusal::Late { .. } => Kind::Deadline,
+        Refusal::Stopping => Kind::Unavailable,
+    };
+    Error::new(kind, refusal)
+}
+
+#[async_trait]
+impl Element for Admit {
+    fn name(&self) -> &'static str {
+        "admit"
+    }
+
+    async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+        let Some(caller) = &cx.caller else { return next.request(cx, request).await };
+        let level = request.connection.path.as_ref().map_or(0, |path| path.index as usize);
+        let place = self.admission.enter(&self.client(caller, &request), level, cx.deadline).await;
+        let place = place.map_err(|refusal| refused(&refusal))?;
+        // It goes along: a Request whose caller went away is still worked on.
+        next.request(&Cx { place: Some(Arc::new(place)), ..cx.clone() }, request).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::Notify;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        api::{Connection, peer::Peer},
+        chain::{Chain, Policy, Session, SystemClock},
+        daemon::Load,
+    };
+
+    /// Answers when it is told to.
+    struct Slow(Arc<Notify>);
+
+    #[async_trait]
+    impl Element for Slow {
+        fn name(&self) -> &'static str {
+            "slow"
+        }
+
+        async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+            self.0.notified().await;
+            next.request(cx, request).await
+        }
+    }
+
+    struct Process {
+        admission: Arc<Admission>,
+        chain: Chain,
+        answer: Arc<Notify>,
+    }
+
+    fn process(limit: usize) -> Process {
+        let admission = Admission::new(limit, CancellationToken::new());
+        let answer = Arc::new(Notify::new());
+        let inner = Chain::new([Arc::new(Slow(answer.clone())) as Arc<dyn Element>]);
+        let admit = Admit::new(admission.clone(), Trust::Prefixes(Vec::new()));
+        let session = Session::new(inner, Policy::Expire, Arc::new(SystemClock));
+        let chain = Chain::new([Arc::new(admit) as Arc<dyn Element>, Arc::new(session)]);
+        Process { admission, chain, answer }
+    }
+
+    fn cx(id: &str, limit: Duration) -> Cx {
+        let peer = Peer { id: id.into(), public_key: Vec::new(), not_after: 0 };
+        Cx { caller: Some(Arc::new(Caller::test(peer))), ..Cx::within(limit) }
+    }
+
+    fn request(id: &str) -> Request {
+        Request { connection: Connection { id: id.into(), ..Default::default() }, ..Default::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_keeps_its_place_when_its_caller_goes_away_and_gives_it_back_when_it_is_done() {
+        let Process { admission, chain, answer } = process(1);
+        let second = Duration::from_secs(1);
+        let gone = chain.start().request(&cx("a", second), request("1")).await.unwrap_err();
+        assert_eq!((gone.kind, admission.load().running), (Kind::Deadline, 1));
+        let late = chain.start().request(&cx("b", second), request("2")).await.unwrap_err();
+        assert!(late.message.contains("NSM_MAX_REQUESTS_IN_FLIGHT=1"), "{late}");
+        answer.notify_one();
+        while admission.load().running > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        answer.notify_one();
+        chain.start().request(&cx("b", second), request("3")).await.unwrap();
+        assert_eq!(admission.load(), Load { running: 0, waiting: 0, refused: 1 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_goes_through_however_many_requests_wait() {
+        let Process { admission, chain, .. } = process(1);
+        let limit = Duration::from_secs(5);
+        let (one, two) = (cx("a", limit), cx("a", limit));
+        let mut held = Box::pin(chain.start().request(&one, request("1")));
+        let mut waits = Box::pin(chain.start().request(&two, request("2")));
+        assert!(futures::poll!(&mut held).is_pending());
+        assert!(futures::poll!(&mut waits).is_pending());
+        assert_eq!(admission.load().waiting, 1);
+        chain.start().close(&cx("b", limit), request("3")).await.unwrap();
+    }
+
+    #[test]
+    fn what_a_process_of_the_mesh_passes_on_counts_as_its_clients_and_nobody_elses_word_does() {
+        let claims = serde_json::json!({"sub": "spiffe://d/client", "aud": ["x"], "exp": 1});
+        let key = rcgen::KeyPair::generate().unwrap().serialize_der();
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+        let key = jsonwebtoken::EncodingKey::from_ec_der(&key);
+        let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+        let mut request = request("1");
+        let segment = crate::api::PathSegment { token, ..Default::default() };
+        request.connection.path = Some(crate::api::Path { index: 0, path_segments: vec![segment] });
+        let trust = Trust::Prefixes(vec!["spiffe://d/mesh/".into()]);
+        let admit = Admit::new(Admission::new(1, CancellationToken::new()), trust);
+        let client = |id: &str| admit.client(cx(id, Duration::ZERO).caller.as_ref().unwrap(), &request);
+        assert_eq!(client("spiffe://d/mesh/nsmgr"), "spiffe://d/client");
+        assert_eq!(client("spiffe://d/pod"), "spiffe://d/pod");
+    }
+}
