@@ -35,7 +35,7 @@ impl Story {
         Self::begin_in(Mesh::start(life).unwrap())
     }
 
-    /// The same in this mesh.
+    /// In this mesh.
     pub(crate) fn begin_in(mut mesh: Mesh) -> Self {
         let endpoint = mesh.endpoint(2, "finance", &[]).unwrap();
         let remote = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();

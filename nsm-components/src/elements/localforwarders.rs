@@ -53,8 +53,11 @@ impl LocalEntries {
 
     /// Adds one, or takes its newest form.
     pub fn insert(&self, entry: NetworkServiceEndpoint, address: Address) {
-        let before = self.0.entries.lock().insert(entry.name.clone(), (entry, address.clone()));
-        if before.is_none_or(|(_, before)| before != address) {
+        let mut entries = self.0.entries.lock();
+        let is_new = entries.get(&entry.name).is_none_or(|(_, before)| *before != address);
+        entries.insert(entry.name.clone(), (entry, address));
+        drop(entries);
+        if is_new {
             self.0.changed.send_replace(());
         }
     }

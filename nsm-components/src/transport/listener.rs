@@ -175,7 +175,10 @@ impl Incoming {
     fn begin(&mut self, wire: Wire, table: FdTable) {
         if self.running.len() >= MAX_HANDSHAKES {
             self.order.retain(|handshake| !handshake.is_finished());
-            self.order.pop_front().inspect(AbortHandle::abort);
+            if let Some(oldest) = self.order.pop_front() {
+                oldest.abort();
+                self.source.counts().refused.add();
+            }
         }
         if self.order.len() >= 2 * MAX_HANDSHAKES {
             self.order.retain(|handshake| !handshake.is_finished());
@@ -186,7 +189,7 @@ impl Incoming {
             match handshake.await {
                 Ok(Ok(connection)) => return Some(connection),
                 Ok(Err(error)) => debug!(%error, "refused a connection"),
-                Err(_) => debug!("a handshake took longer than {HANDSHAKE_LIMIT:?}"),
+                Err(_) => debug!("refused a connection: its handshake took too long"),
             }
             source.counts().refused.add();
             None

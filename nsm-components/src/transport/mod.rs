@@ -18,7 +18,6 @@ mod svid;
 pub(crate) mod testing;
 mod tls;
 pub mod token;
-mod verified;
 mod wire;
 
 pub use self::{

@@ -137,15 +137,16 @@ impl Source {
         };
         let follower = Follower { path, name: name.clone(), current: sender, outage: failed };
         let task = tokio::spawn(follower.run());
-        let counts = Arc::default();
-        Self { current, outage, socket: name, counts, _task: Arc::new(AbortOnDropHandle::new(task)) }
+        let task = Arc::new(AbortOnDropHandle::new(task));
+        Self { current, outage, socket: name, counts: Arc::default(), _task: task }
     }
 
     /// What is watched, from nowhere.
     #[cfg(test)]
     pub(super) fn watching(current: watch::Receiver<Option<Arc<Svid>>>) -> Self {
-        let (task, counts) = (Arc::new(AbortOnDropHandle::new(tokio::spawn(async {}))), Arc::default());
-        Self { current, outage: watch::channel(None).1, socket: "test".into(), counts, _task: task }
+        let (outage, counts) = (watch::channel(None).1, Arc::default());
+        let task = Arc::new(AbortOnDropHandle::new(tokio::spawn(async {})));
+        Self { current, outage, socket: "test".into(), counts, _task: task }
     }
 
     /// The newest SVID; the first one is waited for.
@@ -163,15 +164,15 @@ impl Source {
         found.ok().and_then(Result::ok).and_then(|svid| svid.clone()).ok_or_else(none)
     }
 
-    /// What was done with this identity so far.
-    pub fn counts(&self) -> &Arc<Counts> {
-        &self.counts
-    }
-
     /// Whether and since when the Workload API cannot issue. What this process has stays valid until
     /// its end; what others have ends too, and they can do nothing about it.
     pub fn outage(&self) -> watch::Receiver<Option<Outage>> {
         self.outage.clone()
+    }
+
+    /// What was done with this identity so far.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// The newest SVID, if one has come.

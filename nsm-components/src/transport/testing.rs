@@ -72,13 +72,13 @@ impl Hand {
     }
 }
 
-/// A source of `spiffe://d/a`, by an authority that trusts itself alone.
+/// Of `spiffe://d/a`, by an authority that trusts itself alone.
 pub(crate) fn source() -> Source {
-    source_of(Ca::new().svid("spiffe://d/a", Duration::from_hours(1))).0
+    controlled(Ca::new().svid("spiffe://d/a", Duration::from_hours(1))).0
 }
 
-/// A source that has this.
-pub(crate) fn source_of(answer: X509svidResponse) -> (Source, Hand) {
+/// A source that has this until it is given something else.
+pub(crate) fn controlled(answer: X509svidResponse) -> (Source, Hand) {
     let (sender, current) = watch::channel(None);
     let hand = Hand(sender);
     hand.give(answer);

@@ -12,7 +12,7 @@ use crate::{
     settings::Target,
     transport::{
         Accepted, Listener,
-        testing::{Ca, Hand, source_of, with_roots_of},
+        testing::{Ca, Hand, controlled, with_roots_of},
         token,
     },
 };
@@ -41,7 +41,7 @@ fn two() -> Two {
 fn two_for(life: Duration) -> Two {
     let (folder, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
     let ca = Ca::new();
-    let (source, identity) = source_of(ca.svid("spiffe://d/a", life));
+    let (source, identity) = controlled(ca.svid("spiffe://d/a", life));
     let target = Target::Unix(folder.path().join("a.sock"));
     let listener = Listener::bind(&target).unwrap();
     let (reporter, health) = tonic_health::server::health_reporter();

@@ -23,7 +23,7 @@ use crate::{
     api::peer::Address,
     transport::{
         Channels, MAX_HEADER_LIST,
-        testing::{Ca, source_of},
+        testing::{Ca, controlled},
     },
 };
 
@@ -45,7 +45,7 @@ struct Served {
 impl Served {
     fn start() -> Self {
         let (folder, ca, stop) = (tempfile::tempdir().unwrap(), Ca::new(), CancellationToken::new());
-        let (source, _) = source_of(ca.svid("spiffe://d/a", HOUR));
+        let (source, _) = controlled(ca.svid("spiffe://d/a", HOUR));
         let listener = Listener::bind(&Target::Unix(folder.path().join("a.sock"))).unwrap();
         let server = Server::builder().http2_max_header_list_size(MAX_HEADER_LIST);
         let router = { server }.add_service(tonic_health::server::health_reporter().1);

@@ -46,7 +46,7 @@ impl Translated {
             let changed = async {
                 let Some(changes) = &mut self.changes else { return std::future::pending().await };
                 if changes.changed().await.is_err() {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             };
             let event = tokio::select! {
