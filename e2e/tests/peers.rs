@@ -25,6 +25,7 @@ mod refusals;
 #[path = "peers/registry.rs"]
 mod registry;
 #[path = "netns/stranger.rs"]
+#[allow(dead_code)] // Tests of namespaces use more of it.
 mod stranger;
 #[path = "peers/upstream.rs"]
 mod upstream;

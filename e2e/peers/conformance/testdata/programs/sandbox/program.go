@@ -68,6 +68,12 @@ func start(ctx context.Context, role string, tokens token.GeneratorFunc, environ
 		"NSM_LOG_LEVEL=debug",
 		"SPIFFE_ENDPOINT_SOCKET=" + os.Getenv("SPIFFE_ENDPOINT_SOCKET"),
 	}, environment...)
+	// A test may say where it runs.
+	for _, name := range []string{"NODE_NAME", "POD_NAME", "CLUSTER_NAME"} {
+		if value, ok := os.LookupEnv(name); ok {
+			process.Env = append(process.Env, name+"="+value)
+		}
+	}
 	must(process.Start())
 	ended := make(chan struct{})
 	go func() {
