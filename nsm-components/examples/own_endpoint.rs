@@ -7,7 +7,7 @@ use nsm_components::{
     apps::Endpoint,
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
     daemon,
-    settings::{self, ProcessEnvironment, Vars, vars},
+    settings::{self, ProcessEnvironment},
 };
 
 /// A client with the label `seat=7` sits at 10.60.0.7, across from 10.60.0.1.
@@ -34,8 +34,8 @@ impl Element for Seats {
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    daemon::init_logging(&ProcessEnvironment.get(vars::NSM_LOG_LEVEL).unwrap_or_default());
     let settings = settings::Endpoint::read(&ProcessEnvironment)?;
+    daemon::Log::start(&settings.common.log_level).follow_signals()?;
     Endpoint::new(settings).with(Seats).kernel()?.serve(daemon::stop_on_signals()?).await?;
     Ok(())
 }
