@@ -158,8 +158,8 @@ func (r *recorder) message(kind protoreflect.MessageType) {
 	fill(full)
 	r.line(full, "full")
 	// Fields that a later version may have, before and after those there are.
-	later := protowire.AppendVarint(protowire.AppendTag(nil, 1000, protowire.VarintType), 300)
-	later = protowire.AppendString(protowire.AppendTag(later, 1001, protowire.BytesType), "later")
+	later := protowire.AppendVarint(protowire.AppendTag(nil, 9000, protowire.VarintType), 300)
+	later = protowire.AppendString(protowire.AppendTag(later, 9001, protowire.BytesType), "later")
 	r.line(full, "full-and-unknown", later...)
 	fields := kind.Descriptor().Fields()
 	for i := range fields.Len() {
