@@ -12,7 +12,7 @@ use nsm_e2e::{
 
 use crate::player::{Player, pass, runtime};
 
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 
 /// Side by side, each in a pod of its own.
 const CLIENTS: usize = 8;
@@ -27,7 +27,7 @@ const WARM: usize = 2_000;
 const JUDGED: usize = 1_000;
 
 /// Longest time until all has come to rest.
-const REST: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_mins(1);
 
 const PROCESSES: [Who; 4] = [Who::Registry, Who::Nsmgr(2), Who::Forwarder(2), Who::Endpoint(1)];
 
@@ -92,8 +92,8 @@ async fn churn(player: &Player, mesh: &Mesh, pods: &[Who], count: usize) {
         let netns = mesh.pod_of(pod).unwrap();
         for round in 0..count.div_ceil(CLIENTS) {
             let id = format!("churn-{number}-{round}");
-            let played = player.open(&id, "finance", "nsm-1", netns).await?;
-            player.close(played).await?;
+            let opened = player.open(&id, "finance", "nsm-1", netns).await?;
+            player.close(opened).await?;
         }
         Ok::<_, nsm_components::chain::Error>(())
     };

@@ -109,11 +109,11 @@ fn stage(life: Duration, prefix: &str) -> (Mesh, Who) {
 }
 
 /// Asks until the endpoint is known.
-async fn first(player: &Player, mesh: &Mesh, pod: Who) -> crate::player::Played {
+async fn first(player: &Player, mesh: &Mesh, pod: Who) -> crate::player::Opened {
     let mut tries = 0;
     loop {
         match player.open("first", "finance", "first", mesh.pod_of(pod).unwrap()).await {
-            Ok(played) => return played,
+            Ok(opened) => return opened,
             Err(error) if tries == 200 => panic!("{error}"),
             Err(_) => tries += 1,
         }
@@ -136,11 +136,11 @@ fn a_connection_is_three_calls_and_four_signatures_and_verifications_or_none_wit
             pass(REUSED).await;
             let begin = done(&mesh, &player);
             let names = ["cold", "warm"].map(|name| format!("{name}-{number}"));
-            let played = player.open(&names[0], "finance", &names[0], netns).await.unwrap();
+            let opened = player.open(&names[0], "finance", &names[0], netns).await.unwrap();
             let between = done(&mesh, &player);
             player.open(&names[1], "finance", &names[1], netns).await.unwrap();
             let then = done(&mesh, &player);
-            player.refresh(played).await.unwrap();
+            player.refresh(opened).await.unwrap();
             let end = done(&mesh, &player);
             if sum(&difference(begin, end), |done| done.others) > 0 {
                 continue;
@@ -190,7 +190,7 @@ fn a_thousand_open_connections_use_one_channel_to_each_peer_and_their_refreshes_
         let opened = done(&mesh, &player);
         for from in 0..open.len() / 50 {
             let some = open.drain(..50).collect::<Vec<_>>();
-            let refreshed = try_join_all(some.into_iter().map(|played| player.refresh(played))).await;
+            let refreshed = try_join_all(some.into_iter().map(|opened| player.refresh(opened))).await;
             open.extend(refreshed.unwrap_or_else(|error| panic!("refresh of {from}: {error}")));
         }
         let refreshed = done(&mesh, &player);

@@ -26,7 +26,7 @@ pub(crate) struct Player {
 }
 
 /// A connection of it.
-pub(crate) struct Played {
+pub(crate) struct Opened {
     connection: Connection,
     mechanism: Mechanism,
     files: Files,
@@ -57,7 +57,7 @@ impl Player {
     }
 
     /// Asks for an interface of this name in `pod`.
-    pub(crate) async fn open(&self, id: &str, service: &str, ifname: &str, pod: &Netns) -> Result<Played> {
+    pub(crate) async fn open(&self, id: &str, service: &str, ifname: &str, pod: &Netns) -> Result<Opened> {
         let (file, mut files) = (pod.file(), Files::default());
         let key = file_key(&*file).unwrap();
         files.insert(key, file);
@@ -66,23 +66,23 @@ impl Player {
         mechanism.set(NAME, ifname);
         let (id, network_service) = (id.to_owned(), service.to_owned());
         let connection = Connection { id, network_service, ..Connection::default() };
-        self.ask(Played { connection, mechanism, files }).await
+        self.ask(Opened { connection, mechanism, files }).await
     }
 
     /// The same Request once more, with what was answered.
-    pub(crate) async fn refresh(&self, played: Played) -> Result<Played> {
-        self.ask(played).await
+    pub(crate) async fn refresh(&self, opened: Opened) -> Result<Opened> {
+        self.ask(opened).await
     }
 
-    async fn ask(&self, Played { connection, mechanism, files }: Played) -> Result<Played> {
+    async fn ask(&self, Opened { connection, mechanism, files }: Opened) -> Result<Opened> {
         let request = Request { connection, preferences: vec![mechanism.clone()], files: files.clone() };
         let reply = self.chain.start().request(&self.cx(), request).await?;
-        Ok(Played { connection: reply.connection, mechanism, files })
+        Ok(Opened { connection: reply.connection, mechanism, files })
     }
 
     /// Ends it.
-    pub(crate) async fn close(&self, played: Played) -> Result<()> {
-        let Played { mut connection, mechanism, files } = played;
+    pub(crate) async fn close(&self, opened: Opened) -> Result<()> {
+        let Opened { mut connection, mechanism, files } = opened;
         connection.mechanism = Some(mechanism);
         let request = Request { connection, files, ..Request::default() };
         self.chain.start().close(&self.cx(), request).await
