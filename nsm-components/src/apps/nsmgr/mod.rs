@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 
-use super::{Error, mesh::Mesh};
+use super::{Error, figures, mesh::Mesh};
 use crate::{
     api::{
         connection::monitor_connection_server::MonitorConnectionServer,
@@ -114,6 +114,7 @@ fn chain(
 pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop).await?;
     let (monitor, local) = (Arc::new(mesh.monitor(&settings.common.name)), LocalEntries::default());
+    figures::monitor(&mesh.metrics, &monitor);
     let registries = registries(&mesh, &settings, &local);
     let index =
         Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone(), &mesh.domain);
@@ -130,6 +131,7 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
                 forwarder_service: settings.forwarder_service.clone(),
                 monitor: monitor.clone(),
                 local,
+                outage: mesh.source.outage(),
             };
             Some(AbortOnDropHandle::new(tokio::spawn(reporter.run(client))))
         }
