@@ -134,14 +134,14 @@ mod tests {
     async fn a_watch_whose_answer_has_no_head_yet_is_open_and_tells_what_comes_later() {
         let begin = Instant::now();
         let answer = |events: Vec<std::result::Result<u8, Status>>| async move {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             Ok(Response::new(stream::iter(events)))
         };
         let events = opened(answer(vec![Ok(1), Ok(2)])).await.unwrap();
         assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
         assert_eq!(events.map(|event| event.unwrap()).collect::<Vec<_>>().await, [1, 2]);
         let refused = async {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             Err::<Response<stream::Empty<std::result::Result<u8, Status>>>, _>(Status::unavailable("x"))
         };
         assert!(opened(refused).await.unwrap().next().await.unwrap().is_err());
