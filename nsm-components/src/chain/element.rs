@@ -86,6 +86,10 @@ pub struct Memory(Arc<Mutex<Remembered>>);
 pub struct Remembered {
     /// `discoverforwarder`: name of the forwarder that carries the connection.
     pub forwarder: Option<String>,
+    /// `discoverforwarder`: since when that forwarder is known not to be there.
+    pub forwarder_gone: Option<Instant>,
+    /// `connect`: whether nobody listened where the last Request was to go.
+    pub refused: bool,
     /// `mechanismtranslation`: mechanism towards the next process.
     pub downstream: Option<Mechanism>,
     /// `connect`: where the next process was, and the connection as it last answered it.

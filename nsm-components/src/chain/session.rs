@@ -50,6 +50,9 @@ const RESELECT_AFTER: Duration = Duration::from_secs(15);
 /// started anew.
 const MOVE_AFTER: Duration = Duration::from_secs(1);
 
+/// Most of a life that a connection is closed before its end, as a part of it.
+const CLOSED_BEFORE: u32 = 4;
+
 /// What is told of a connection within this time after an answer may be told of what it was before.
 const SETTLED_AFTER: Duration = Duration::from_millis(500);
 
@@ -62,7 +65,8 @@ pub type Suspended = watch::Receiver<Option<Instant>>;
 /// What the session does by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Closes a connection whose caller's token ended (protocol §4.3, `timeout`).
+    /// Closes a connection whose caller's token ends, while it still counts (protocol §4.3, `timeout`):
+    /// earlier by the time that the last Request had, but for no more than a quarter of the life.
     Expire,
     /// Repeats the Request in time, each try with this limit (protocol §4.3, `refresh`).
     Refresh(Duration),
@@ -426,10 +430,11 @@ impl Worker {
             Policy::Refresh(_) => request.files.clone(),
         };
         let preferences = request.preferences.clone();
+        let limit = cx.left();
         // Never dropped half way: the elements keep the deadline where they wait, and undo by themselves.
         let mut reply = self.chain.start().request(&cx, request).await?;
         reply.connection.state = State::Up.into();
-        self.timer = Some(Instant::now() + self.next_event(&reply));
+        self.timer = Some(Instant::now() + self.next_event(&reply, limit));
         self.answered = Some(Instant::now());
         (self.dead_since, self.held) = (None, false);
         self.retry.reset();
@@ -524,13 +529,17 @@ impl Worker {
         request
     }
 
-    /// Time to the end of the connection's life, or to its next refresh.
-    fn next_event(&self, reply: &Reply) -> Duration {
+    /// Time to the Close that the end of the connection's life needs, which may take as long as the
+    /// Request, or to the next refresh.
+    fn next_event(&self, reply: &Reply, limit: Duration) -> Duration {
         let until = |segment: &crate::api::PathSegment| {
             segment.expires.map_or(Duration::ZERO, |expires| self.clock.until(expires.seconds))
         };
         match self.policy {
-            Policy::Expire => reply.connection.segment(-1).map_or(Duration::ZERO, until),
+            Policy::Expire => {
+                let life = reply.connection.segment(-1).map_or(Duration::ZERO, until);
+                life.saturating_sub(limit.min(life / CLOSED_BEFORE))
+            }
             Policy::Refresh(_) => {
                 let segments = reply.connection.segments();
                 let life = segments.iter().map(until).min().unwrap_or_default();

@@ -103,13 +103,19 @@ async fn events_of_one_connection_never_overlap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_not_refreshed_ends_with_its_callers_token() {
+async fn a_connection_that_is_not_refreshed_is_closed_while_its_callers_token_still_counts() {
     let (probe, chain, session) = session(Policy::Expire);
     chain.start().request(&cx(), request("a")).await.unwrap();
     tokio::time::sleep(Duration::from_secs(50)).await;
     assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (0, 1));
-    tokio::time::sleep(Duration::from_secs(15)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0));
+    // A call that may take longer than tokens live takes a quarter of the life at most.
+    chain.start().request(&Cx::within(Duration::from_mins(10)), request("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(43)).await;
+    assert_eq!(session.len(), 1);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]

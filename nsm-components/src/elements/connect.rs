@@ -18,7 +18,7 @@ use crate::{
         peer::{Address, Files},
     },
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
-    transport::{Channel, Channels, MAX_HEADER_LIST, Token},
+    transport::{self, Channel, Channels, MAX_HEADER_LIST, Token},
 };
 
 /// Largest answer that is read, in bytes.
@@ -66,8 +66,24 @@ impl Connect {
         Self { to_endpoints: true, ..self }
     }
 
+    /// The channel for a Request; it is noted if nobody is there.
+    async fn channel_noting(&self, cx: &Cx, address: &Address) -> Result<Channel> {
+        let channel = self.channels.get(address).await;
+        let refused = channel.as_ref().is_err_and(|error| nobody_listens(error));
+        cx.memory.with(|memory| memory.refused = refused);
+        self.found(address, channel)
+    }
+
     async fn channel(&self, address: &Address) -> Result<Channel> {
-        self.channels.get(address).await.map_err(|error| {
+        self.found(address, self.channels.get(address).await)
+    }
+
+    fn found(
+        &self,
+        address: &Address,
+        channel: std::result::Result<Channel, transport::Error>,
+    ) -> Result<Channel> {
+        channel.map_err(|error| {
             let gone = self.to_endpoints && address.is_local() && nobody_listens(&error);
             let kind = if gone { Kind::Gone } else { Kind::Unavailable };
             Error::caused(kind, &error)
@@ -116,7 +132,7 @@ impl Connect {
     /// Asks, and once more when the connection broke beneath: the process may just have been
     /// started anew, and a repeated Request does no harm.
     async fn ask_again(&self, cx: &Cx, address: &Address, request: &Request) -> Result<Answer> {
-        let mut channel = self.channel(address).await?;
+        let mut channel = self.channel_noting(cx, address).await?;
         let (mut token, mut answer) = self.ask(cx, &channel, request).await?;
         if let Err(status) = &answer
             && is_broken(status)
@@ -124,7 +140,7 @@ impl Connect {
         {
             debug!(%address, %status, "the connection broke: asking again");
             self.channels.discard(address, &channel);
-            channel = self.channel(address).await?;
+            channel = self.channel_noting(cx, address).await?;
             (token, answer) = self.ask(cx, &channel, request).await?;
         }
         // Over TCP silence may be that of a dead node; the next call shall not wait for it again.

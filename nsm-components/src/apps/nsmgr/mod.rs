@@ -75,6 +75,7 @@ fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries
             Arc::new(registry::UpdatePath::new(mesh.trust.clone()))
                 as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
             Arc::new(registry::Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
+            Arc::new(registry::ClientInfo::new(settings.common.client_info.clone())),
             Arc::new(registry::Expire::new(inner_endpoints.clone(), mesh.clock.clone())),
         ]),
         inner_services,
