@@ -9,6 +9,7 @@ use crate::api::{
     connectioncontext::ConnectionContext,
     context,
     mechanism::{interface_name_is_valid, vxlan_overhead},
+    policies::policies,
 };
 
 /// How a connection leaves the forwarder on one side.
@@ -88,7 +89,8 @@ pub fn plan(connection: &Connection, server: &Side, client: &Side) -> Result<Des
     let sides = [end(Role::Endpoint, client), end(Role::Client, server)];
     let ends = sides.into_iter().flatten().collect::<Result<Vec<End>, PlanError>>()?;
     check(&id, &ends)?;
-    Ok(Desired { id, link, ends }.reindexed(0))
+    let has_policies = ends.iter().any(|end| !end.policies.is_empty());
+    Ok(Desired { id, link, ends, has_policies }.reindexed(0))
 }
 
 /// What carries the packets, and the smaller of the two MTUs that are known.
@@ -141,6 +143,7 @@ fn end(
         Role::Endpoint => (&ip.dst_ip_addrs, context::endpoint_hops(&ip), ethernet.dst_mac),
     };
     let neighbours = context::neighbours(&ip.ip_neighbors);
+    let policies = if role == Role::Client { policies(&ip) } else { Vec::new() };
     Ok(End {
         role,
         netns,
@@ -151,6 +154,7 @@ fn end(
         addresses: unique(context::nets(addresses)),
         routes,
         neighbours: unique(neighbours.into_iter().map(|(ip, mac)| Neighbour { ip, mac }).collect()),
+        policies,
     })
 }
 
