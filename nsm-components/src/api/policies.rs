@@ -54,7 +54,7 @@ pub fn policies(context: &IpContext) -> Vec<Policy> {
 
 /// The family is that of `from`, else of the routes, else the client's.
 fn policy(route: &PolicyRoute, ipv6_only: bool) -> Option<Policy> {
-    let from = given(&route.from, |text| net(text).map(|net| net.trunc()))?;
+    let from = given(&route.from, |text| net(text).map(|net| net.trunc())).ok()?;
     let readable: Vec<Hop> = route.routes.iter().filter_map(hop).collect();
     let family = from.or_else(|| readable.first().map(|hop| hop.prefix));
     let ipv6 = family.map_or(ipv6_only, |net| net.addr().is_ipv6());
@@ -71,17 +71,19 @@ fn policy(route: &PolicyRoute, ipv6_only: bool) -> Option<Policy> {
     let selector = Selector {
         ipv6,
         from,
-        proto: given(&route.proto, |text| text.parse::<u8>().ok())?.filter(|proto| *proto != 0),
-        src_ports: given(&route.src_port, ports)?,
-        dst_ports: given(&route.dst_port, ports)?,
+        proto: given(&route.proto, |text| text.parse::<u8>().ok()).ok()?.filter(|proto| *proto != 0),
+        src_ports: given(&route.src_port, ports).ok()?,
+        dst_ports: given(&route.dst_port, ports).ok()?,
     };
     (!hops.is_empty()).then_some(Policy { selector, hops })
 }
 
-/// `None` for what is given and cannot be read.
-fn given<T>(text: &str, read: impl Fn(&str) -> Option<T>) -> Option<Option<T>> {
+/// Something was given and cannot be read.
+struct Unreadable;
+
+fn given<T>(text: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Unreadable> {
     let text = text.trim();
-    if text.is_empty() { Some(None) } else { read(text).map(Some) }
+    if text.is_empty() { Ok(None) } else { read(text).map(Some).ok_or(Unreadable) }
 }
 
 /// `80` or `1000-2000`.
@@ -94,7 +96,7 @@ fn ports(text: &str) -> Option<Ports> {
 /// Without a next hop the prefix is on the link: there is no gateway by itself here.
 fn hop(route: &Route) -> Option<Hop> {
     let prefix = net(&route.prefix)?.trunc();
-    let via = given(&route.next_hop, |text| text.parse::<IpAddr>().ok())?;
+    let via = given(&route.next_hop, |text| text.parse::<IpAddr>().ok()).ok()?;
     let fits = via.is_none_or(|via| via.is_ipv4() == prefix.addr().is_ipv4());
     fits.then_some(Hop { prefix, via })
 }

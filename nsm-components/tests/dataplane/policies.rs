@@ -63,10 +63,10 @@ fn rules(netns: &Netns) -> Vec<String> {
 }
 
 /// Routes of all tables but those of the kernel.
-fn routes(netns: &Netns) -> String {
+fn routes(netns: &Netns) -> Vec<String> {
     let all = format!("{}{}", ip(netns, "route show table all"), ip(netns, "-6 route show table all"));
     let own = all.lines().filter(|line| !line.contains("proto kernel") && !line.contains("table local"));
-    own.map(|line| format!("{}\n", line.trim())).collect()
+    own.map(|line| line.trim().to_owned()).collect()
 }
 
 #[tokio::test]

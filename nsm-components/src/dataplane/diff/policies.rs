@@ -19,7 +19,7 @@ pub(super) fn change(tag: u32, end: &End, at: &At, observed: &Policies) -> Resul
             Some(known) => known.rule.table,
             None => (1..=LAST)
                 .find(|table| !used.contains(table))
-                .ok_or_else(|| Conflict::NoTable { netns: end.netns, policies: end.policies.len() })?,
+                .ok_or(Conflict::NoTable { netns: end.netns, policies: end.policies.len() })?,
         };
         if known.is_none() {
             used.insert(table);
