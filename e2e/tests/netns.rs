@@ -9,6 +9,8 @@
 
 #[path = "netns/commands.rs"]
 mod commands;
+#[path = "netns/context.rs"]
+mod context;
 #[path = "netns/crossing.rs"]
 mod crossing;
 #[path = "netns/daemon.rs"]
