@@ -27,6 +27,10 @@ use crate::{
 /// Longest time anything of the mesh may take to come up.
 pub const START: Duration = Duration::from_secs(30);
 
+/// Start of the addresses of nodes; the number of the node follows.
+const IPV4_UNDERLAY: &str = "10.77.0.";
+const IPV6_UNDERLAY: &str = "fd00:77::";
+
 /// Start of the names of folders; the process id and a number follow.
 const FOLDER: &str = "nsm-e2e-";
 
@@ -51,6 +55,8 @@ pub enum Who {
 #[derive(Debug)]
 pub struct Mesh {
     life: Duration,
+    /// Start of the addresses that tunnels leave from; the node's number follows.
+    underlay: &'static str,
     /// Settings of every process, beside its own.
     everywhere: Vec<(String, String)>,
     /// Sockets, logs and journals.
@@ -105,6 +111,15 @@ impl Mesh {
 
     /// The same, with these settings for every process.
     pub fn start_with(life: Duration, everywhere: &[(&str, &str)]) -> Result<Self> {
+        Self::start_over(life, IPV4_UNDERLAY, everywhere)
+    }
+
+    /// The same with tunnels over IPv6.
+    pub fn start_over_ipv6(life: Duration) -> Result<Self> {
+        Self::start_over(life, IPV6_UNDERLAY, &[])
+    }
+
+    fn start_over(life: Duration, underlay: &'static str, everywhere: &[(&str, &str)]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let program = program()?;
         let id = format!("{FOLDER}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -115,6 +130,7 @@ impl Mesh {
         let programs = beside.join(&id);
         let mut mesh = Self {
             life,
+            underlay,
             everywhere: everywhere.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             folder: std::env::temp_dir().join(&id),
             programs,
@@ -132,7 +148,8 @@ impl Mesh {
         let [one, two] = &mesh.nodes[..] else { bail!("there are two nodes") };
         one.ip(&format!("link add wire type veth peer name wire netns {}", two.path()))?;
         for (number, node) in [(1, one), (2, two)] {
-            node.ip(&format!("address add 10.77.0.{number}/24 dev wire"))?;
+            node.ip(&format!("address add {IPV4_UNDERLAY}{number}/24 dev wire"))?;
+            node.ip(&format!("address add {IPV6_UNDERLAY}{number}/64 dev wire nodad"))?;
             node.ip("link set wire up")?;
         }
         mesh.run(Who::Identity, &[])?;

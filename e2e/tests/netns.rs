@@ -13,6 +13,8 @@ mod churn;
 mod commands;
 #[path = "netns/counts.rs"]
 mod counts;
+#[path = "netns/context.rs"]
+mod context;
 #[path = "netns/crossing.rs"]
 mod crossing;
 #[path = "netns/daemon.rs"]

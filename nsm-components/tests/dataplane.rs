@@ -9,6 +9,8 @@ mod adopt;
 mod local;
 #[path = "dataplane/monitor.rs"]
 mod monitor;
+#[path = "dataplane/policies.rs"]
+mod policies;
 #[path = "dataplane/remote.rs"]
 mod remote;
 #[path = "dataplane/remove.rs"]

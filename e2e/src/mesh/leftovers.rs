@@ -10,6 +10,9 @@ use crate::{interface::interfaces, netns::Netns, process::running_from, wait};
 /// Longest time the kernel may take to end a namespace that nobody holds.
 const END: Duration = Duration::from_secs(20);
 
+/// The mark of all rules of the mesh.
+const PROTOCOL: &str = "proto 78";
+
 /// Lines of each log that a failed test shows.
 const TAIL: usize = 25;
 
@@ -25,11 +28,15 @@ pub(super) fn remove_abandoned(parent: &Path) {
 }
 
 impl Mesh {
-    /// Every trace of connections: interfaces in all namespaces, and journal entries.
+    /// Every trace of connections: interfaces and rules in all namespaces, and journal entries.
     pub fn traces(&self) -> Result<Vec<String>> {
         let mut traces = Vec::new();
         for netns in self.nodes.iter().chain(self.pods.values().map(|pod| &pod.netns)) {
             let found = interfaces(netns)?;
+            // Rules outlive the interfaces that they lead to.
+            let rules = format!("{}{}", netns.ip("rule")?, netns.ip("-6 rule")?);
+            let ours = rules.lines().filter(|rule| rule.contains(PROTOCOL));
+            traces.extend(ours.map(|rule| format!("rule {rule} in {}", netns.name())));
             traces.extend(
                 found.iter().map(|found| format!("{} {} in {}", found.name, found.alias, netns.name())),
             );

@@ -53,7 +53,7 @@ impl Mesh {
             Who::Forwarder(node) => vec![
                 ("NSM_LISTEN_ON", unix(self.forwarder_socket(node))),
                 ("NSM_CONNECT_TO", nsmgr(node)),
-                ("NSM_TUNNEL_IP", format!("10.77.0.{node}")),
+                ("NSM_TUNNEL_IP", format!("{}{node}", self.underlay)),
                 ("NSM_BASE_DIR", self.journal_folder(node).display().to_string()),
             ],
             Who::Endpoint(number) => vec![

@@ -23,7 +23,8 @@ pub fn nets(texts: &[String]) -> Vec<IpNet> {
     texts.iter().filter_map(|text| net(text)).collect()
 }
 
-fn net(text: &str) -> Option<IpNet> {
+/// One address or prefix, as [`nets`] reads it.
+pub(super) fn net(text: &str) -> Option<IpNet> {
     let text = text.trim();
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }

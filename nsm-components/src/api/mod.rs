@@ -18,6 +18,8 @@ pub mod path;
 #[cfg(feature = "mesh")]
 pub mod peer;
 #[cfg(feature = "mesh")]
+pub mod policies;
+#[cfg(feature = "mesh")]
 pub mod query;
 #[cfg(feature = "mesh")]
 pub mod registry_path;

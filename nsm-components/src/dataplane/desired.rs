@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ConnectionId, NetnsKey};
-use crate::api::{context::Hop, mechanism::fnv1a, names::LINK_ALIAS_PREFIX};
+use crate::api::{context::Hop, mechanism::fnv1a, names::LINK_ALIAS_PREFIX, policies::Policy};
 
 /// All kernel objects of one connection on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub struct Desired {
     pub link: Link,
     /// Interfaces in pods: two of a veth, the endpoint's first; one of a VXLAN.
     pub ends: Vec<End>,
+    /// Whether to look for its policy routes: it has some, or may have had some before. Their rules
+    /// outlive the link, and looking takes time.
+    pub has_policies: bool,
 }
 
 /// What carries the packets.
@@ -74,6 +77,8 @@ pub struct End {
     pub routes: Vec<Hop>,
     /// Neighbours that need no resolution.
     pub neighbours: Vec<Neighbour>,
+    /// Policy routes; a client's alone.
+    pub policies: Vec<Policy>,
 }
 
 /// A permanent neighbour.
@@ -92,6 +97,9 @@ pub struct Footprint {
     pub id: ConnectionId,
     /// Its interfaces, in the order of [`Desired::ends`].
     pub places: Vec<Place>,
+    /// Whether the client's namespace may have policy routes of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_policies: bool,
 }
 
 /// Where one interface is.
@@ -141,7 +149,8 @@ impl Desired {
     /// Where the objects are.
     pub fn footprint(&self) -> Footprint {
         let place = |end: &End| Place { role: end.role, netns: end.netns, name: end.name.clone() };
-        Footprint { id: self.id.clone(), places: self.ends.iter().map(place).collect() }
+        let places = self.ends.iter().map(place).collect();
+        Footprint { id: self.id.clone(), places, has_policies: self.has_policies }
     }
 
     /// The same with other interface indexes, for when one of them was taken.

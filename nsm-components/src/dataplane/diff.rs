@@ -5,6 +5,7 @@ use super::{
     ids::{ConnectionId, NetnsKey},
     observed::{Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner},
     operation::{At, Operation},
+    policy::{self, MAIN, Policies},
 };
 
 /// Something that is not ours to change stands in the way.
@@ -30,6 +31,14 @@ pub enum Conflict {
         /// Whose it is.
         connection: ConnectionId,
     },
+    /// More policy routes than tables.
+    #[error("{netns} has no table left for {policies} policy routes: a namespace has 252 tables")]
+    NoTable {
+        /// The pod's namespace.
+        netns: NetnsKey,
+        /// How many the connection has.
+        policies: usize,
+    },
     /// There is no way into the pod.
     #[error("{0} is gone or cannot be entered: the pod's descriptor has to come with the Request")]
     Unreachable(NetnsKey),
@@ -45,15 +54,24 @@ pub fn diff(
 ) -> Result<Vec<Operation>, Conflict> {
     let looks = looks(desired, observed)?;
     if let Some(own) = reusable(desired, &looks) {
-        let changes = desired.ends.iter().zip(own).flat_map(|(end, link)| change(desired, end, link));
-        return Ok(changes.collect());
+        let mut operations = Vec::new();
+        for ((end, link), look) in desired.ends.iter().zip(own).zip(&looks) {
+            operations.extend(change(desired, end, link, look.policies)?);
+        }
+        return Ok(operations);
     }
-    let mut operations = clear(desired, &looks, in_use)?;
+    // Rules first: once the link is gone there is no way back.
+    let mut operations = Vec::new();
+    for (end, look) in desired.ends.iter().zip(&looks) {
+        operations.extend(rules(end.netns, look.policies));
+    }
+    operations.extend(clear(desired, &looks, in_use)?);
     operations.push(Operation::Create(Box::new(desired.clone())));
-    for end in &desired.ends {
+    for (end, look) in desired.ends.iter().zip(&looks) {
         // Once a pod: what it sets later is its own affair.
         operations.push(Operation::AllowPing(end.netns));
-        operations.extend(change(desired, end, &newborn(end)));
+        let policies = Policies { own: Vec::new(), taken: look.policies.taken.clone() };
+        operations.extend(change(desired, end, &newborn(end), &policies)?);
     }
     Ok(operations)
 }
@@ -70,7 +88,16 @@ pub fn removal(places: &[NetnsKey], observed: &Observed) -> Vec<Operation> {
     });
     let mut operations = deletes(&links.collect::<Vec<_>>());
     operations.extend(distant);
+    operations.extend(places.iter().zip(&observed.ends).flat_map(|(netns, end)| match end {
+        ObservedEnd::Reachable { policies, .. } => rules(*netns, policies),
+        _ => Vec::new(),
+    }));
     operations
+}
+
+/// Removes the rules; the routes in their tables go with the link.
+fn rules(netns: NetnsKey, policies: &Policies) -> Vec<Operation> {
+    policies.own.iter().map(|own| Operation::RemoveRule(netns, own.rule)).collect()
 }
 
 /// One delete a pair: the peer goes with it.
@@ -90,12 +117,13 @@ fn deletes(links: &[(NetnsKey, &ObservedLink)]) -> Vec<Operation> {
 struct Look<'a> {
     own: Option<&'a ObservedLink>,
     occupant: Option<&'a OwnedLink>,
+    policies: &'a Policies,
 }
 
 fn looks<'a>(desired: &Desired, observed: &'a Observed) -> Result<Vec<Look<'a>>, Conflict> {
     let look = |(at, end): (usize, &End)| match observed.ends.get(at) {
-        Some(ObservedEnd::Reachable { own, occupant }) => {
-            Ok(Look { own: own.as_deref(), occupant: occupant.as_ref() })
+        Some(ObservedEnd::Reachable { own, occupant, policies }) => {
+            Ok(Look { own: own.as_deref(), occupant: occupant.as_ref(), policies })
         }
         Some(ObservedEnd::Unreachable | ObservedEnd::Distant(_)) | None => {
             Err(Conflict::Unreachable(end.netns))
@@ -166,7 +194,12 @@ fn newborn(end: &End) -> ObservedLink {
 
 /// What one end still lacks. Sysctls first, so that the rest is one batch; the link is up before
 /// its routes, and old routes go before new ones come.
-fn change(desired: &Desired, end: &End, link: &ObservedLink) -> Vec<Operation> {
+fn change(
+    desired: &Desired,
+    end: &End,
+    link: &ObservedLink,
+    policies: &Policies,
+) -> Result<Vec<Operation>, Conflict> {
     let at = || At { netns: end.netns, index: link.index, name: end.name.clone() };
     let mut operations = Vec::new();
     if link.ipv6_disabled {
@@ -188,15 +221,16 @@ fn change(desired: &Desired, end: &End, link: &ObservedLink) -> Vec<Operation> {
     operations.extend(gone.into_iter().map(|net| Operation::RemoveAddress(at(), net)));
     operations.extend(new.into_iter().map(|net| Operation::AddAddress(at(), net)));
     let [gone, new] = change_of(&link.routes, &end.routes);
-    operations.extend(gone.into_iter().map(|hop| Operation::RemoveRoute(at(), hop)));
-    operations.extend(new.into_iter().map(|hop| Operation::AddRoute(at(), hop)));
+    operations.extend(gone.into_iter().map(|hop| Operation::RemoveRoute(at(), MAIN, hop)));
+    operations.extend(new.into_iter().map(|hop| Operation::AddRoute(at(), MAIN, hop)));
     let [gone, new] = change_of(&link.neighbours, &end.neighbours);
     // One address has one entry: a new hardware address replaces the old entry.
     let replaced = |ip| new.iter().any(|neighbour| neighbour.ip == ip);
     let gone = gone.into_iter().filter(|neighbour| !replaced(neighbour.ip));
     operations.extend(gone.map(|neighbour| Operation::RemoveNeighbour(at(), neighbour)));
     operations.extend(new.iter().map(|neighbour| Operation::SetNeighbour(at(), *neighbour)));
-    operations
+    operations.extend(policies::change(policy::tag(&desired.id), end, &at(), policies)?);
+    Ok(operations)
 }
 
 /// What is there and not wanted, and what is wanted and not there, each in order.
@@ -205,5 +239,6 @@ fn change_of<T: PartialEq + Copy>(observed: &[T], desired: &[T]) -> [Vec<T>; 2] 
     [without(observed, desired), without(desired, observed)]
 }
 
+mod policies;
 #[cfg(test)]
 mod tests;

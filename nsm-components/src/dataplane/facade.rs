@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use tokio::sync::Mutex;
 
 use super::{
     desired::{Desired, Footprint, Link},
@@ -81,6 +82,8 @@ pub enum Error {
 pub struct Dataplane<K: ?Sized> {
     kernel: Arc<K>,
     in_use: Arc<dyn Fn(&ConnectionId) -> bool + Send + Sync>,
+    /// Held from looking for free tables until they are taken.
+    tables: Arc<Mutex<()>>,
 }
 
 /// Between looking and creating someone may take the name; then it is looked at once more.
@@ -90,14 +93,15 @@ const TRIES: u32 = 2;
 
 impl<K: ?Sized> Clone for Dataplane<K> {
     fn clone(&self) -> Self {
-        Self { kernel: self.kernel.clone(), in_use: self.in_use.clone() }
+        let (kernel, in_use) = (self.kernel.clone(), self.in_use.clone());
+        Self { kernel, in_use, tables: self.tables.clone() }
     }
 }
 
 impl<K: Kernel + ?Sized> Dataplane<K> {
     /// Over this kernel.
     pub fn new(kernel: impl Into<Arc<K>>) -> Self {
-        Self { kernel: kernel.into(), in_use: Arc::new(|_| false) }
+        Self { kernel: kernel.into(), in_use: Arc::new(|_| false), tables: Arc::default() }
     }
 
     /// Asks `in_use` before a link of another connection is replaced because its name is wanted.
@@ -118,6 +122,7 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
     /// made is taken back. `netns` holds the namespaces whose descriptors came with the Request;
     /// others are searched.
     pub async fn ensure(&self, desired: &Desired, netns: &Namespaces) -> Result<Applied, Error> {
+        let _tables = if desired.has_policies { Some(self.tables.lock().await) } else { None };
         let mut attempt = 0;
         loop {
             let desired = if attempt == 0 { desired.clone() } else { desired.reindexed(attempt) };
@@ -189,10 +194,13 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
     /// Takes back what a failed call made, as far as that goes. A deleted link takes all on it
     /// along.
     async fn roll_back(&self, failure: &Failure, netns: &Namespaces) {
-        let created = failure.applied.iter().find(|op| matches!(op, Operation::Create(_)));
-        let inverse = match created {
-            Some(create) => create.inverse().into_iter().collect(),
-            None => failure.applied.iter().rev().filter_map(Operation::inverse).collect::<Vec<_>>(),
+        let ended = |op: &Operation| matches!(op, Operation::Create(_) | Operation::Delete(_));
+        let inverse: Vec<Operation> = if failure.applied.iter().any(ended) {
+            // Back to nothing. Rules alone outlive the link.
+            let made = |op: &&Operation| matches!(op, Operation::Create(_) | Operation::AddRule(..));
+            failure.applied.iter().rev().filter(made).filter_map(Operation::inverse).collect()
+        } else {
+            failure.applied.iter().rev().filter_map(Operation::inverse).collect()
         };
         for operation in inverse {
             if let Err(error) = self.kernel.apply(vec![operation], netns).await {

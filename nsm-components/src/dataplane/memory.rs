@@ -7,13 +7,15 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 
 use super::{
-    desired::{Desired, Footprint, Link, Place, VxlanLink, altname},
+    desired::{Desired, Footprint, Link, Place, Role, VxlanLink, altname},
     ids::{ConnectionId, NetnsKey},
     netns::{Namespaces, Netns},
     observed::{Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner},
     operation::{At, Operation},
+    policy::{MAIN, Policies, Rule, tag},
     port::{Depth, Failure, Kernel, KernelError},
 };
+use crate::api::context::Hop;
 
 /// Behaves as the kernel does where `diff` and the facade can see it: unique names, indexes and
 /// VNIs, peers that go together, marks and aliases. Namespaces exist when they are first named.
@@ -23,6 +25,7 @@ pub struct Memory(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     links: BTreeMap<(NetnsKey, u32), MemoryLink>,
+    rules: Vec<(NetnsKey, Rule)>,
     gone: BTreeSet<NetnsKey>,
     operations: Vec<Operation>,
     fail: Option<(usize, Errno)>,
@@ -34,6 +37,7 @@ struct MemoryLink {
     alias: Option<String>,
     altname: Option<String>,
     foreign: bool,
+    policy_routes: Vec<(u8, Hop)>,
     peer: Option<(NetnsKey, u32)>,
 }
 
@@ -59,6 +63,7 @@ impl Memory {
     pub fn end_netns(&self, netns: NetnsKey) {
         let mut state = self.0.lock();
         state.gone.insert(netns);
+        state.rules.retain(|(key, _)| *key != netns);
         let links: Vec<_> = state.links.keys().copied().filter(|(key, _)| *key == netns).collect();
         for link in links {
             state.delete(link);
@@ -82,7 +87,14 @@ impl Memory {
             routes: Vec::new(),
             neighbours: Vec::new(),
         };
-        let link = MemoryLink { link, alias: None, altname: None, foreign: true, peer: None };
+        let link = MemoryLink {
+            link,
+            alias: None,
+            altname: None,
+            foreign: true,
+            policy_routes: Vec::new(),
+            peer: None,
+        };
         state.links.insert((netns, index), link);
     }
 
@@ -92,6 +104,16 @@ impl Memory {
         let mut links: Vec<_> = state.links.iter().map(|((key, _), l)| (*key, l.link.name.clone())).collect();
         links.sort();
         links
+    }
+
+    /// All rules by namespace, in the order in which they came.
+    pub fn rules(&self) -> Vec<(NetnsKey, Rule)> {
+        self.0.lock().rules.clone()
+    }
+
+    /// Puts a rule into a namespace.
+    pub fn add_rule(&self, netns: NetnsKey, rule: Rule) {
+        self.0.lock().rules.push((netns, rule));
     }
 
     /// The operations made so far.
@@ -109,7 +131,7 @@ impl Kernel for Memory {
         _: &Namespaces,
     ) -> Result<Observed, KernelError> {
         let state = self.0.lock();
-        let look = |place| state.end(&footprint.id, place);
+        let look = |place| state.end(footprint, place);
         Ok(Observed { ends: footprint.places.iter().map(look).collect() })
     }
 
@@ -137,7 +159,8 @@ impl Kernel for Memory {
 // === impl State ===
 
 impl State {
-    fn end(&self, id: &ConnectionId, place: &Place) -> ObservedEnd {
+    fn end(&self, footprint: &Footprint, place: &Place) -> ObservedEnd {
+        let id = &footprint.id;
         if self.gone.contains(&place.netns) {
             return ObservedEnd::Unreachable;
         }
@@ -148,10 +171,25 @@ impl State {
         let by_name = here().find(|link| link.link.name == place.name);
         let own = by_tag.or(by_name.filter(is_own));
         let occupant = by_name.filter(|link| own != Some(*link));
+        let looked_for = footprint.has_policies && place.role == Role::Client;
+        let policies = if looked_for { self.policies(id, place, own) } else { Policies::default() };
         ObservedEnd::Reachable {
             own: own.map(|link| Box::new(link.link.clone())),
             occupant: occupant.map(|link| link.owned(place.netns)),
+            policies,
         }
+    }
+
+    fn policies(&self, id: &ConnectionId, place: &Place, own: Option<&MemoryLink>) -> Policies {
+        let here = self.rules.iter().filter(|(key, _)| *key == place.netns);
+        let rules: Vec<_> =
+            here.map(|(_, rule)| (rule.table, (rule.tag == tag(id)).then_some(*rule))).collect();
+        let links = self.links.iter().filter(|((key, _), _)| *key == place.netns).map(|(_, link)| link);
+        let routes = links.flat_map(|link| {
+            let is_own = own == Some(link);
+            link.policy_routes.iter().map(move |(table, hop)| (*table, is_own.then_some(*hop)))
+        });
+        Policies::new(&rules, &routes.collect::<Vec<_>>())
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<(), Errno> {
@@ -183,8 +221,16 @@ impl State {
             Operation::EnableIpv6(at) => self.link(at)?.link.ipv6_disabled = false,
             Operation::AddAddress(at, net) => self.link(at)?.link.addresses.push(*net),
             Operation::RemoveAddress(at, net) => self.link(at)?.link.addresses.retain(|a| a != net),
-            Operation::AddRoute(at, hop) => self.link(at)?.link.routes.push(*hop),
-            Operation::RemoveRoute(at, hop) => self.link(at)?.link.routes.retain(|r| r != hop),
+            Operation::AddRoute(at, MAIN, hop) => self.link(at)?.link.routes.push(*hop),
+            Operation::RemoveRoute(at, MAIN, hop) => self.link(at)?.link.routes.retain(|r| r != hop),
+            Operation::AddRoute(at, table, hop) => self.link(at)?.policy_routes.push((*table, *hop)),
+            Operation::RemoveRoute(at, table, hop) => {
+                self.link(at)?.policy_routes.retain(|route| *route != (*table, *hop));
+            }
+            Operation::AddRule(netns, rule) => self.rules.push((*netns, *rule)),
+            Operation::RemoveRule(netns, rule) => {
+                self.rules.retain(|(key, known)| (key, known) != (netns, rule));
+            }
             Operation::SetNeighbour(at, neighbour) => {
                 let neighbours = &mut self.link(at)?.link.neighbours;
                 neighbours.retain(|n| n.ip != neighbour.ip);
@@ -240,7 +286,14 @@ impl State {
                 routes: Vec::new(),
                 neighbours: Vec::new(),
             };
-            let link = MemoryLink { link, alias: None, altname: None, foreign: false, peer };
+            let link = MemoryLink {
+                link,
+                alias: None,
+                altname: None,
+                foreign: false,
+                policy_routes: Vec::new(),
+                peer,
+            };
             self.links.insert((end.netns, end.index), link);
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! Connections as kernel objects: from a connection and its context to links, addresses, routes
-//! and neighbours, and back to nothing.
+//! Connections as kernel objects: from a connection and its context to links, addresses, routes,
+//! rules and neighbours, and back to nothing.
 //!
 //! ```text
 //! Connection + Side x 2 ──plan──▶ Desired ──┐
@@ -31,6 +31,7 @@ mod netns;
 mod observed;
 mod operation;
 mod plan;
+mod policy;
 mod port;
 
 pub use desired::{Desired, End, Footprint, Link, Neighbour, Place, Role, VxlanLink};
@@ -44,4 +45,5 @@ pub use netns::{Namespaces, Netns};
 pub use observed::{Distant, Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner};
 pub use operation::{At, Operation};
 pub use plan::{PlanError, Side, plan};
+pub use policy::{MAIN, ObservedPolicy, Policies, Rule};
 pub use port::{Depth, Failure, Kernel, KernelError};

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use super::{
     desired::{Neighbour, VxlanLink},
     ids::{ConnectionId, NetnsKey},
+    policy::Policies,
 };
 use crate::api::{
     context::Hop,
@@ -31,6 +32,8 @@ pub enum ObservedEnd {
         own: Option<Box<ObservedLink>>,
         /// Another link that has the wanted name.
         occupant: Option<OwnedLink>,
+        /// Policy routes, where they were to be looked for.
+        policies: Policies,
     },
 }
 

@@ -8,6 +8,7 @@ use super::{
     desired::{Desired, Link, Neighbour},
     ids::NetnsKey,
     observed::Distant,
+    policy::{MAIN, Rule},
 };
 use crate::api::context::Hop;
 
@@ -58,10 +59,14 @@ pub enum Operation {
     AddAddress(At, IpNet),
     /// Removes an address.
     RemoveAddress(At, IpNet),
-    /// Adds a route of ours; routes of others stay beneath it.
-    AddRoute(At, Hop),
-    /// Removes a route of ours.
-    RemoveRoute(At, Hop),
+    /// Adds a route of ours to a table; routes of others stay beneath it.
+    AddRoute(At, u8, Hop),
+    /// Removes a route of ours from a table.
+    RemoveRoute(At, u8, Hop),
+    /// Adds a rule that leads to a table of ours.
+    AddRule(NetnsKey, Rule),
+    /// Removes a rule of ours.
+    RemoveRule(NetnsKey, Rule),
     /// Adds or replaces a permanent neighbour.
     SetNeighbour(At, Neighbour),
     /// Removes a permanent neighbour.
@@ -87,8 +92,10 @@ impl Operation {
             Self::SetMtu { at, from, to } => Self::SetMtu { at: at.clone(), from: *to, to: *from },
             Self::AddAddress(at, net) => Self::RemoveAddress(at.clone(), *net),
             Self::RemoveAddress(at, net) => Self::AddAddress(at.clone(), *net),
-            Self::AddRoute(at, hop) => Self::RemoveRoute(at.clone(), *hop),
-            Self::RemoveRoute(at, hop) => Self::AddRoute(at.clone(), *hop),
+            Self::AddRoute(at, table, hop) => Self::RemoveRoute(at.clone(), *table, *hop),
+            Self::RemoveRoute(at, table, hop) => Self::AddRoute(at.clone(), *table, *hop),
+            Self::AddRule(netns, rule) => Self::RemoveRule(*netns, *rule),
+            Self::RemoveRule(netns, rule) => Self::AddRule(*netns, *rule),
             Self::SetNeighbour(at, neighbour) => Self::RemoveNeighbour(at.clone(), *neighbour),
             Self::RemoveNeighbour(at, neighbour) => Self::SetNeighbour(at.clone(), *neighbour),
             Self::Delete(_)
@@ -104,7 +111,7 @@ impl Operation {
     pub fn netns(&self) -> Option<NetnsKey> {
         match self {
             Self::Create(_) | Self::DeleteDistant(_) => None,
-            Self::AllowPing(netns) => Some(*netns),
+            Self::AllowPing(netns) | Self::AddRule(netns, _) | Self::RemoveRule(netns, _) => Some(*netns),
             Self::Delete(at)
             | Self::AddAltname(at, _)
             | Self::SetMac { at, .. }
@@ -112,8 +119,8 @@ impl Operation {
             | Self::Raise(at, _)
             | Self::AddAddress(at, _)
             | Self::RemoveAddress(at, _)
-            | Self::AddRoute(at, _)
-            | Self::RemoveRoute(at, _)
+            | Self::AddRoute(at, ..)
+            | Self::RemoveRoute(at, ..)
             | Self::SetNeighbour(at, _)
             | Self::RemoveNeighbour(at, _)
             | Self::EnableIpv6(at) => Some(at.netns),
@@ -141,8 +148,10 @@ impl fmt::Display for Operation {
             Self::Raise(at, alias) => write!(f, "raise {at} as {alias}"),
             Self::AddAddress(at, net) => write!(f, "add address {net} to {at}"),
             Self::RemoveAddress(at, net) => write!(f, "remove address {net} from {at}"),
-            Self::AddRoute(at, hop) => route(f, "add", at, hop),
-            Self::RemoveRoute(at, hop) => route(f, "remove", at, hop),
+            Self::AddRoute(at, table, hop) => route(f, "add", at, *table, hop),
+            Self::RemoveRoute(at, table, hop) => route(f, "remove", at, *table, hop),
+            Self::AddRule(netns, r) => write!(f, "add {r} in {netns}"),
+            Self::RemoveRule(netns, r) => write!(f, "remove {r} in {netns}"),
             Self::SetNeighbour(at, n) => write!(f, "set neighbour {} on {at}", n.ip),
             Self::RemoveNeighbour(at, n) => write!(f, "remove neighbour {} from {at}", n.ip),
             Self::EnableIpv6(at) => write!(f, "switch IPv6 on for {at}"),
@@ -165,9 +174,13 @@ fn create(f: &mut fmt::Formatter<'_>, desired: &Desired) -> fmt::Result {
     Ok(())
 }
 
-fn route(f: &mut fmt::Formatter<'_>, verb: &str, at: &At, hop: &Hop) -> fmt::Result {
-    match hop.via {
-        Some(via) => write!(f, "{verb} route {} via {via} on {at}", hop.prefix),
-        None => write!(f, "{verb} route {} on {at}", hop.prefix),
+fn route(f: &mut fmt::Formatter<'_>, verb: &str, at: &At, table: u8, hop: &Hop) -> fmt::Result {
+    write!(f, "{verb} route {}", hop.prefix)?;
+    if let Some(via) = hop.via {
+        write!(f, " via {via}")?;
     }
+    if table != MAIN {
+        write!(f, " table {table}")?;
+    }
+    write!(f, " on {at}")
 }

@@ -1,5 +1,7 @@
 //! From a connection to its kernel objects. Pure.
 
+use ipnet::IpNet;
+
 use super::{
     desired::{Desired, End, Link, Neighbour, Role, VxlanLink, mac},
     ids::{BadConnectionId, ConnectionId, NetnsKey},
@@ -9,6 +11,7 @@ use crate::api::{
     connectioncontext::ConnectionContext,
     context,
     mechanism::{interface_name_is_valid, vxlan_overhead},
+    policies::policies,
 };
 
 /// How a connection leaves the forwarder on one side.
@@ -63,6 +66,17 @@ pub enum PlanError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// IPv6 over a path that is too small for it.
+    #[error(
+        "mtu {mtu} of the path is below 1280, the smallest of IPv6 (RFC 8200), and {address} is asked for: \
+         raise the MTU between the nodes or give the service IPv4 addresses alone"
+    )]
+    Ipv6Mtu {
+        /// Of the path, in bytes.
+        mtu: u32,
+        /// The first IPv6 address.
+        address: IpNet,
+    },
     /// Smaller than any link.
     #[error("mtu {0} is below 68, the smallest of IPv4 (RFC 791)")]
     Mtu(u32),
@@ -70,6 +84,12 @@ pub enum PlanError {
 
 /// Smallest MTU of a link that carries IPv4 (`ETH_MIN_MTU`).
 const MIN_MTU: u32 = 68;
+
+/// Smallest MTU of a link that carries IPv6 (RFC 8200 §5); below it the kernel takes IPv6 off the link.
+const MIN_IPV6_MTU: u32 = 1280;
+
+/// Payload of connections that carry IP packets rather than frames.
+const IP: &str = "IP";
 
 /// MTU of an underlay that nobody has asked: Ethernet's.
 const ETHERNET_MTU: u32 = 1500;
@@ -86,9 +106,13 @@ pub fn plan(connection: &Connection, server: &Side, client: &Side) -> Result<Des
     };
     // The endpoint's end is configured first: it has to be ready when the client's first packet comes.
     let sides = [end(Role::Endpoint, client), end(Role::Client, server)];
-    let ends = sides.into_iter().flatten().collect::<Result<Vec<End>, PlanError>>()?;
+    let mut ends = sides.into_iter().flatten().collect::<Result<Vec<End>, PlanError>>()?;
     check(&id, &ends)?;
-    Ok(Desired { id, link, ends }.reindexed(0))
+    if link == Link::Veth && connection.payload == IP {
+        acquaint(&mut ends);
+    }
+    let has_policies = ends.iter().any(|end| !end.policies.is_empty());
+    Ok(Desired { id, link, ends, has_policies }.reindexed(0))
 }
 
 /// What carries the packets, and the smaller of the two MTUs that are known.
@@ -136,11 +160,18 @@ fn end(
     }
     let ip = context.ip_context.clone().unwrap_or_default();
     let ethernet = context.ethernet_context.clone().unwrap_or_default();
-    let (addresses, routes, asked_mac) = match role {
+    let (texts, routes, asked_mac) = match role {
         Role::Client => (&ip.src_ip_addrs, context::client_hops(&ip), ethernet.src_mac),
         Role::Endpoint => (&ip.dst_ip_addrs, context::endpoint_hops(&ip), ethernet.dst_mac),
     };
+    let addresses = unique(context::nets(texts));
+    if let (Some(mtu), Some(address)) = (mtu, addresses.iter().find(|net| net.addr().is_ipv6()))
+        && mtu < MIN_IPV6_MTU
+    {
+        return Err(PlanError::Ipv6Mtu { mtu, address: *address });
+    }
     let neighbours = context::neighbours(&ip.ip_neighbors);
+    let policies = if role == Role::Client { policies(&ip) } else { Vec::new() };
     Ok(End {
         role,
         netns,
@@ -148,10 +179,25 @@ fn end(
         index: 0,
         mac: context::mac(&asked_mac).unwrap_or_else(|| mac(id, role)),
         mtu,
-        addresses: unique(context::nets(addresses)),
+        addresses,
         routes,
         neighbours: unique(neighbours.into_iter().map(|(ip, mac)| Neighbour { ip, mac }).collect()),
+        policies,
     })
+}
+
+/// Tells each end where the other's addresses are: a payload of IP needs no broadcast to find them.
+/// Of a tunnel this node knows one end alone.
+fn acquaint(ends: &mut [End]) {
+    let others: Vec<Vec<Neighbour>> = ends
+        .iter()
+        .map(|end| end.addresses.iter().map(|net| Neighbour { ip: net.addr(), mac: end.mac }).collect())
+        .collect();
+    for (end, others) in ends.iter_mut().zip(others.into_iter().rev()) {
+        let new = |other: &Neighbour| end.neighbours.iter().all(|known| known.ip != other.ip);
+        let new: Vec<Neighbour> = others.into_iter().filter(new).collect();
+        end.neighbours.extend(new);
+    }
 }
 
 /// Order matters: the first address is the one the kernel prefers as source.

@@ -152,17 +152,19 @@ impl<K: Kernel> Xconnect<K> {
     ) -> Result<std::result::Result<Applied, dataplane::Error>> {
         let server = side(connection.mechanism.as_ref(), Half::Server)?;
         let client = side(downstream, Half::Client)?;
-        let desired =
+        let mut desired =
             plan(connection, &server, &client).map_err(|error| Error::caused(Kind::Invalid, &error))?;
-        let footprint = desired.footprint();
         let namespaces = namespaces(files);
-        self.check_shown(&footprint, &namespaces)?;
+        self.check_shown(&desired.footprint(), &namespaces)?;
         let _no_sweep = self.sweeping.read().await;
         let before = {
             let mut known = self.known.lock();
-            let claimed = Known { footprint: footprint.clone(), claimed: true };
+            // Policy routes that are no longer wanted are still there.
+            desired.has_policies |= known.get(&desired.id).is_some_and(|known| known.footprint.has_policies);
+            let claimed = Known { footprint: desired.footprint(), claimed: true };
             known.insert(desired.id.clone(), claimed).map(|known| known.footprint)
         };
+        let footprint = desired.footprint();
         // Before the kernel has it, so that it is found after a kill in between.
         if before.as_ref() != Some(&footprint) {
             let expires =
@@ -172,7 +174,7 @@ impl<K: Kernel> Xconnect<K> {
             self.journal.put(entry).await.map_err(|error| Error::caused(Kind::Unavailable, &error))?;
         }
         // The pods changed places: what stands at the old ones carries nothing any more.
-        if let Some(old) = before.filter(|old| *old != footprint)
+        if let Some(old) = before.filter(|old| old.places != footprint.places)
             && let Err(error) = self.dataplane.remove(&old, &namespaces).await
         {
             warn!(%error, "could not remove the links of the old places");
@@ -322,7 +324,8 @@ mod tests {
 
     fn footprint(netns: NetnsKey) -> Footprint {
         let id = ConnectionId::new("a").unwrap();
-        Footprint { id, places: vec![Place { role: Role::Client, netns, name: "nsm-1".into() }] }
+        let places = vec![Place { role: Role::Client, netns, name: "nsm-1".into() }];
+        Footprint { id, places, has_policies: false }
     }
 
     #[test]

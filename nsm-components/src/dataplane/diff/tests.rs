@@ -45,7 +45,7 @@ fn in_sync(desired: &Desired) -> Observed {
 }
 
 fn reachable(own: Option<ObservedLink>, occupant: Option<OwnedLink>) -> ObservedEnd {
-    ObservedEnd::Reachable { own: own.map(Box::new), occupant }
+    ObservedEnd::Reachable { own: own.map(Box::new), occupant, policies: Policies::default() }
 }
 
 fn own(observed: &mut Observed, at: usize) -> &mut ObservedLink {
@@ -74,7 +74,8 @@ fn only_what_differs_is_changed() {
     own(&mut observed, 1).addresses.push(extra);
     own(&mut observed, 1).routes.clear();
     let operations = diff(&desired, &observed, NOBODY).unwrap();
-    let [Operation::RemoveAddress(at, removed), Operation::AddRoute(_, added)] = operations.as_slice() else {
+    let [Operation::RemoveAddress(at, removed), Operation::AddRoute(_, MAIN, added)] = operations.as_slice()
+    else {
         panic!("{operations:?}");
     };
     assert_eq!((at.netns, *removed, *added), (netns(1), extra, desired.ends[1].routes[0]));

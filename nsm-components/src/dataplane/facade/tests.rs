@@ -4,9 +4,9 @@ use super::*;
 use crate::{
     api::{
         Connection,
-        connectioncontext::{ConnectionContext, IpContext, Route},
+        connectioncontext::{ConnectionContext, IpContext, PolicyRoute, Route},
     },
-    dataplane::{Memory, NetnsKey, Side, VxlanLink, plan},
+    dataplane::{Memory, NetnsKey, Rule, Side, VxlanLink, plan},
 };
 
 fn netns(ino: u64) -> NetnsKey {
@@ -35,7 +35,24 @@ fn connection(id: &str, routes: &[String]) -> Connection {
 }
 
 fn local(id: &str) -> Desired {
-    plan(&connection(id, &[]), &pod(1), &pod(2)).unwrap()
+    with_policies(id, &[], &["6", "17"])
+}
+
+/// With a policy route for each of these protocols.
+fn with_policies(id: &str, routes: &[String], protocols: &[&str]) -> Desired {
+    let mut connection = connection(id, routes);
+    let policy = |proto: &&str| PolicyRoute { proto: (*proto).into(), ..PolicyRoute::default() };
+    let ip = connection.context.as_mut().unwrap().ip_context.as_mut().unwrap();
+    ip.policies = protocols.iter().map(policy).collect();
+    let mut desired = plan(&connection, &pod(1), &pod(2)).unwrap();
+    // As a forwarder does that knows of policy routes before.
+    desired.has_policies = true;
+    desired
+}
+
+/// Tables by namespace and protocol.
+fn tables(dataplane: &Dataplane<Memory>) -> Vec<(u64, Option<u8>, u8)> {
+    dataplane.kernel().rules().iter().map(|(at, r)| (at.ino, r.selector.proto, r.table)).collect()
 }
 
 fn dataplane() -> Dataplane<Memory> {
@@ -61,6 +78,7 @@ async fn whichever_operation_fails_nothing_is_left_and_the_next_attempt_succeeds
         let error = dataplane.ensure(&local("c1"), &netns).await.unwrap_err();
         assert!(matches!(error, Error::Apply(_)), "{nth}: {error}");
         assert_eq!(dataplane.kernel().links(), [], "{nth}");
+        assert_eq!(dataplane.kernel().rules(), [], "{nth}");
         assert_eq!(dataplane.ensure(&local("c1"), &netns).await.unwrap(), Applied::Created);
     }
 }
@@ -68,15 +86,65 @@ async fn whichever_operation_fails_nothing_is_left_and_the_next_attempt_succeeds
 #[tokio::test]
 async fn whichever_change_fails_an_existing_connection_stays_as_it_was() {
     let netns = Namespaces::default();
-    let before = plan(&connection("c1", &["10.1.0.0/16".into()]), &pod(1), &pod(2)).unwrap();
-    let after = plan(&connection("c1", &["10.2.0.0/16".into()]), &pod(1), &pod(2)).unwrap();
-    for nth in 0..2 {
+    let before = with_policies("c1", &["10.1.0.0/16".into()], &["6", "17"]);
+    let after = with_policies("c1", &["10.2.0.0/16".into()], &["17"]);
+    let probe = dataplane();
+    probe.ensure(&before, &netns).await.unwrap();
+    let Applied::Changed(changes) = probe.ensure(&after, &netns).await.unwrap() else { panic!("changed") };
+    assert_eq!(changes, 2 + 2 + 2 * 2, "a route, a new policy and two old ones");
+    for nth in 0..changes {
         let dataplane = dataplane();
         dataplane.ensure(&before, &netns).await.unwrap();
+        let rules = tables(&dataplane).len();
         dataplane.kernel().fail_at(nth, Errno::EPERM);
         dataplane.ensure(&after, &netns).await.unwrap_err();
         assert!(dataplane.is_in_sync(&before, &netns).await.unwrap(), "{nth}");
+        assert_eq!(tables(&dataplane).len(), rules, "{nth}");
     }
+}
+
+#[tokio::test]
+async fn policy_routes_take_the_first_tables_that_nobody_has_and_keep_them() {
+    let (dataplane, at_hand) = (dataplane(), Namespaces::default());
+    let foreign = |table| {
+        let selector = local("c1").ends[1].policies[0].selector;
+        Rule { tag: 1, priority: 100, selector, table }
+    };
+    dataplane.kernel().add_rule(netns(1), foreign(2));
+    dataplane.ensure(&local("c1"), &at_hand).await.unwrap();
+    assert_eq!(tables(&dataplane)[1..], [(1, Some(6), 1), (1, Some(17), 3)]);
+    let made = dataplane.kernel().operations().len();
+    assert_eq!(dataplane.ensure(&local("c1"), &at_hand).await.unwrap(), Applied::Adopted);
+    assert_eq!(dataplane.kernel().operations().len(), made);
+    // Somebody takes one of them: there is no telling whose routes are in it.
+    dataplane.kernel().add_rule(netns(1), foreign(3));
+    assert!(matches!(dataplane.ensure(&local("c1"), &at_hand).await.unwrap(), Applied::Changed(_)));
+    assert!(tables(&dataplane).contains(&(1, Some(17), 4)));
+    assert_eq!(dataplane.ensure(&local("c1"), &at_hand).await.unwrap(), Applied::Adopted);
+    dataplane.remove(&local("c1").footprint(), &at_hand).await.unwrap();
+    assert_eq!(dataplane.kernel().rules(), [(netns(1), foreign(2)), (netns(1), foreign(3))]);
+}
+
+#[tokio::test]
+async fn rules_whose_link_went_with_the_other_pod_are_found_and_removed() {
+    let (dataplane, at_hand) = (dataplane(), Namespaces::default());
+    dataplane.ensure(&local("c1"), &at_hand).await.unwrap();
+    dataplane.kernel().end_netns(netns(2));
+    assert_eq!((dataplane.kernel().links(), tables(&dataplane).len()), (vec![], 2));
+    assert_eq!(dataplane.remove(&local("c1").footprint(), &at_hand).await.unwrap(), Removed::Deleted);
+    assert_eq!(dataplane.kernel().rules(), []);
+}
+
+#[tokio::test]
+async fn a_policy_too_many_is_refused_before_anything_is_made() {
+    let (dataplane, at_hand) = (dataplane(), Namespaces::default());
+    let protocols: Vec<String> = (1..=253).map(|proto: u32| proto.to_string()).collect();
+    let protocols: Vec<&str> = protocols.iter().map(String::as_str).collect();
+    let too_many = with_policies("c1", &[], &protocols);
+    let error = dataplane.ensure(&too_many, &at_hand).await.unwrap_err();
+    assert!(error.to_string().contains("no table left for 253 policy routes"), "{error}");
+    assert_eq!(dataplane.kernel().operations(), []);
+    dataplane.ensure(&with_policies("c1", &[], &protocols[1..]), &at_hand).await.unwrap();
 }
 
 #[tokio::test]
@@ -100,11 +168,12 @@ async fn a_vni_that_is_taken_is_told_apart() {
 #[tokio::test]
 async fn a_pod_that_dies_takes_its_links_and_removal_is_content() {
     let (dataplane, at_hand) = (dataplane(), Namespaces::default());
-    dataplane.ensure(&local("c1"), &at_hand).await.unwrap();
+    let plain = plan(&connection("c1", &[]), &pod(1), &pod(2)).unwrap();
+    dataplane.ensure(&plain, &at_hand).await.unwrap();
     dataplane.kernel().end_netns(netns(2));
     assert_eq!(dataplane.kernel().links(), []);
-    assert_eq!(dataplane.remove(&local("c1").footprint(), &at_hand).await.unwrap(), Removed::Nothing);
-    let error = dataplane.ensure(&local("c1"), &at_hand).await.unwrap_err();
+    assert_eq!(dataplane.remove(&plain.footprint(), &at_hand).await.unwrap(), Removed::Nothing);
+    let error = dataplane.ensure(&plain, &at_hand).await.unwrap_err();
     assert!(matches!(error, Error::Conflict(Conflict::Unreachable(_))), "{error}");
 }
 
@@ -120,7 +189,7 @@ async fn a_foreign_interface_survives_everything() {
 /// One thing that may happen to a connection.
 #[derive(Debug, Clone)]
 enum Step {
-    Local { client: u64, endpoint: u64, routes: Vec<String> },
+    Local { client: u64, endpoint: u64, routes: Vec<String>, policies: Vec<u8> },
     Remote { client: u64, vni: u32 },
     Fail(usize),
 }
@@ -129,7 +198,9 @@ fn step() -> impl Strategy<Value = Step> {
     let route = (0u8..4).prop_map(|n| format!("10.{n}.0.0/16"));
     let routes = proptest::collection::vec(route, 0..4);
     prop_oneof![
-        4 => (1u64..3, 3u64..5, routes).prop_map(|(client, endpoint, routes)| Step::Local { client, endpoint, routes }),
+        4 => (1u64..3, 3u64..5, routes, proptest::collection::vec(1u8..5, 0..3)).prop_map(
+            |(client, endpoint, routes, policies)| Step::Local { client, endpoint, routes, policies }
+        ),
         2 => (1u64..3, 1u32..4).prop_map(|(client, vni)| Step::Remote { client, vni }),
         1 => (0usize..20).prop_map(Step::Fail),
     ]
@@ -147,8 +218,12 @@ proptest! {
             let mut places: Vec<Footprint> = Vec::new();
             for step in steps {
                 let desired = match step {
-                    Step::Local { client, endpoint, routes } => {
-                        plan(&connection("c1", &routes), &pod(client), &pod(endpoint)).unwrap()
+                    Step::Local { client, endpoint, routes, policies } => {
+                        let mut connection = connection("c1", &routes);
+                        let policy = |proto: &u8| PolicyRoute { proto: proto.to_string(), ..PolicyRoute::default() };
+                        let ip = connection.context.as_mut().unwrap().ip_context.as_mut().unwrap();
+                        ip.policies = policies.iter().map(policy).collect();
+                        plan(&connection, &pod(client), &pod(endpoint)).unwrap()
                     }
                     Step::Remote { client, vni } => plan(&connection("c1", &[]), &pod(client), &tunnel(vni)).unwrap(),
                     Step::Fail(nth) => {
@@ -156,11 +231,19 @@ proptest! {
                         continue;
                     }
                 };
+                let mut desired = desired;
+                desired.has_policies |= places.iter().any(|place| place.has_policies);
                 places.push(desired.footprint());
+                let before = (dataplane.kernel().links(), dataplane.kernel().rules());
                 if dataplane.ensure(&desired, &at_hand).await.is_ok() {
                     dataplane.kernel().clear_failure();
                     let again = dataplane.ensure(&desired, &at_hand).await.unwrap();
                     prop_assert_eq!(again, Applied::Adopted);
+                } else {
+                    let after = (dataplane.kernel().links(), dataplane.kernel().rules());
+                    let old = after.0 == before.0 && after.1.len() == before.1.len();
+                    let nothing = after.0.iter().all(|link| before.0.contains(link)) && after.1.iter().all(|rule| before.1.contains(rule));
+                    prop_assert!(old || nothing, "{:?} became {:?}", before, after);
                 }
             }
             dataplane.kernel().clear_failure();
@@ -168,6 +251,7 @@ proptest! {
                 dataplane.remove(&place, &at_hand).await.unwrap();
             }
             prop_assert_eq!(dataplane.kernel().links(), []);
+            prop_assert_eq!(dataplane.kernel().rules(), []);
             Ok(())
         })?;
     }

@@ -141,10 +141,11 @@ fn is_done_already(operation: &Operation, error: &KernelError) -> bool {
         Operation::Delete(_) | Operation::DeleteDistant(_) => error.errno() == Some(Errno::ENODEV),
         Operation::RemoveAddress(..) => error.errno() == Some(Errno::EADDRNOTAVAIL),
         Operation::RemoveRoute(..) => error.errno() == Some(Errno::ESRCH),
-        Operation::RemoveNeighbour(..) => error.errno() == Some(Errno::ENOENT),
-        Operation::AddAddress(..) | Operation::AddAltname(..) | Operation::AddRoute(..) => {
-            error.errno() == Some(Errno::EEXIST)
-        }
+        Operation::RemoveNeighbour(..) | Operation::RemoveRule(..) => error.errno() == Some(Errno::ENOENT),
+        Operation::AddAddress(..)
+        | Operation::AddAltname(..)
+        | Operation::AddRoute(..)
+        | Operation::AddRule(..) => error.errno() == Some(Errno::EEXIST),
         _ => false,
     }
 }

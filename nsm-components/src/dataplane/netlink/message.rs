@@ -12,13 +12,10 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop},
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-        RouteType,
-    },
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 
-use super::socket::Request;
+use super::{rule::rule, socket::Request};
 use crate::{
     api::{context::Hop, names::LINK_GROUP},
     dataplane::{
@@ -106,8 +103,16 @@ pub(super) fn of(operation: &Operation) -> Option<Request> {
         }
         Operation::RemoveAddress(at, net) => request(RouteNetlinkMessage::DelAddress(address(at, *net)), 0),
         // Neither exclusive nor replacing: IPv4 puts it before an equal one of someone else.
-        Operation::AddRoute(at, hop) => request(RouteNetlinkMessage::NewRoute(route(at, *hop)), NLM_F_CREATE),
-        Operation::RemoveRoute(at, hop) => request(RouteNetlinkMessage::DelRoute(route(at, *hop)), 0),
+        Operation::AddRoute(at, table, hop) => {
+            request(RouteNetlinkMessage::NewRoute(route(at, *table, *hop)), NLM_F_CREATE)
+        }
+        Operation::RemoveRoute(at, table, hop) => {
+            request(RouteNetlinkMessage::DelRoute(route(at, *table, *hop)), 0)
+        }
+        Operation::AddRule(_, it) => {
+            request(RouteNetlinkMessage::NewRule(rule(it)), NLM_F_CREATE | NLM_F_EXCL)
+        }
+        Operation::RemoveRule(_, it) => request(RouteNetlinkMessage::DelRule(rule(it)), 0),
         Operation::SetNeighbour(at, neighbour) => {
             request(RouteNetlinkMessage::NewNeighbour(entry(at, *neighbour)), NLM_F_CREATE | NLM_F_REPLACE)
         }
@@ -144,11 +149,11 @@ fn address(at: &At, net: IpNet) -> AddressMessage {
     message
 }
 
-fn route(at: &At, hop: Hop) -> RouteMessage {
+fn route(at: &At, table: u8, hop: Hop) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(hop.prefix.addr());
     message.header.destination_prefix_length = hop.prefix.prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.table = table;
     message.header.protocol = ROUTE_PROTOCOL;
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![RouteAttribute::Oif(at.index)];

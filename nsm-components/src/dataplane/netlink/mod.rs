@@ -9,6 +9,7 @@ mod apply;
 mod message;
 mod parse;
 mod read;
+mod rule;
 mod session;
 mod socket;
 

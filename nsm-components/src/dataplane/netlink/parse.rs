@@ -12,7 +12,7 @@ use netlink_packet_route::{
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
     nsid::NsidAttribute,
-    route::{RouteAddress, RouteAttribute, RouteHeader},
+    route::{RouteAddress, RouteAttribute},
 };
 
 use super::message::ROUTE_PROTOCOL;
@@ -142,7 +142,8 @@ pub(super) fn address(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(found?, message.header.prefix_len).ok()
 }
 
-pub(super) fn hop(message: &RouteNetlinkMessage, family: AddressFamily, index: u32) -> Option<Hop> {
+/// A route of ours over this link, with its table.
+pub(super) fn hop(message: &RouteNetlinkMessage, family: AddressFamily, index: u32) -> Option<(u8, Hop)> {
     let RouteNetlinkMessage::NewRoute(route) = message else { return None };
     let mut destination = None;
     let mut via = None;
@@ -156,7 +157,6 @@ pub(super) fn hop(message: &RouteNetlinkMessage, family: AddressFamily, index: u
         }
     }
     let ours = route.header.protocol == ROUTE_PROTOCOL
-        && route.header.table == RouteHeader::RT_TABLE_MAIN
         && route.header.address_family == family
         && over == Some(index);
     let unspecified = || match family {
@@ -165,7 +165,7 @@ pub(super) fn hop(message: &RouteNetlinkMessage, family: AddressFamily, index: u
     };
     let prefix =
         IpNet::new(destination.unwrap_or_else(unspecified), route.header.destination_prefix_length).ok()?;
-    ours.then_some(Hop { prefix, via })
+    ours.then_some((route.header.table, Hop { prefix, via }))
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -25,10 +25,11 @@ use super::{
 use crate::{
     api::context::Hop,
     dataplane::{
-        desired::{Footprint, Neighbour, Place, altname},
+        desired::{Footprint, Neighbour, Place, Role, altname},
         ids::{ConnectionId, NetnsKey},
         observed::{Distant, Observed, ObservedEnd, ObservedLink, OwnedLink, Owner},
         operation::At,
+        policy::{MAIN, Policies},
         port::{Depth, KernelError},
     },
 };
@@ -37,7 +38,7 @@ use crate::{
 
 impl Session {
     pub(super) fn observe(&mut self, footprint: &Footprint, depth: Depth) -> Result<Observed, KernelError> {
-        let look = |place| self.end(&footprint.id, place, depth);
+        let look = |place| self.end(footprint, place, depth);
         Ok(Observed { ends: footprint.places.iter().map(look).collect::<Result<_, _>>()? })
     }
 
@@ -82,7 +83,13 @@ impl Session {
         Ok(found.as_ref().and_then(as_link).is_none_or(carries))
     }
 
-    fn end(&mut self, id: &ConnectionId, place: &Place, depth: Depth) -> Result<ObservedEnd, KernelError> {
+    fn end(
+        &mut self,
+        footprint: &Footprint,
+        place: &Place,
+        depth: Depth,
+    ) -> Result<ObservedEnd, KernelError> {
+        let id = &footprint.id;
         if self.find(place.netns).is_none() {
             // Only a removal can do something with it.
             let found = if depth == Depth::Links { self.distant(id, place)? } else { None };
@@ -97,12 +104,17 @@ impl Session {
             (None, Some(link)) if is_own(&link) => (Some(link), None),
             (own, occupant) => (own, occupant),
         };
+        let policies = if footprint.has_policies && place.role == Role::Client {
+            self.policies(id, place.netns, own.as_ref().map(|link| link.header.index), depth)?
+        } else {
+            Policies::default()
+        };
         let own = match own {
             Some(link) => self.details(id, place, &link, depth)?.map(Box::new),
             None => None,
         };
         let occupant = occupant.map(|link| owned(place.netns, &link));
-        Ok(ObservedEnd::Reachable { own, occupant })
+        Ok(ObservedEnd::Reachable { own, occupant, policies })
     }
 
     /// Looks for the link in every namespace that the underlay's has a number for.
@@ -192,7 +204,8 @@ impl Session {
                 Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::EOPNOTSUPP)) => continue,
                 found => found?,
             };
-            routes.extend(found.iter().filter_map(|message| hop(message, family, index)));
+            let hops = found.iter().filter_map(|message| hop(message, family, index));
+            routes.extend(hops.filter(|(table, _)| *table == MAIN).map(|(_, hop)| hop));
         }
         Ok(routes)
     }

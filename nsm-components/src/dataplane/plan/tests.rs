@@ -73,6 +73,40 @@ fn a_hardware_address_asked_for_wins_over_the_derived_one() {
 }
 
 #[test]
+fn with_a_payload_of_ip_both_ends_of_a_pair_know_each_other_and_what_is_asked_for_wins() {
+    let ip = IpContext {
+        src_ip_addrs: vec!["172.16.0.1/32".into(), "fd00::1/128".into()],
+        dst_ip_addrs: vec!["172.16.0.0/32".into()],
+        ip_neighbors: vec![IpNeighbor { ip: "fd00::1".into(), hardware_address: "02:00:00:00:00:01".into() }],
+        ..IpContext::default()
+    };
+    let context = ConnectionContext { ip_context: Some(ip), ..ConnectionContext::default() };
+    let of = |payload: &str, client: &Side| {
+        let connection = Connection { payload: payload.into(), ..connection(context.clone()) };
+        plan(&connection, &pod(1, "a"), client).unwrap().ends
+    };
+    let known = |end: &End| end.neighbours.iter().map(|n| (n.ip.to_string(), n.mac)).collect::<Vec<_>>();
+    let asked = ("fd00::1".to_owned(), [2, 0, 0, 0, 0, 1]);
+    let ends = of("IP", &pod(2, "b"));
+    assert_eq!(known(&ends[0]), [asked.clone(), ("172.16.0.1".into(), ends[1].mac)]);
+    assert_eq!(known(&ends[1]), [asked.clone(), ("172.16.0.0".into(), ends[0].mac)]);
+    assert_eq!(known(&of("ETHERNET", &pod(2, "b"))[0]), std::slice::from_ref(&asked));
+    assert_eq!(known(&of("IP", &tunnel(7, 0))[0]), [asked]);
+}
+
+#[test]
+fn ipv6_over_a_path_that_is_too_small_for_it_is_refused_with_both_numbers() {
+    let of = |address: &str| {
+        let ip = IpContext { dst_ip_addrs: vec![address.into()], ..IpContext::default() };
+        let context = ConnectionContext { ip_context: Some(ip), mtu: 1500, ..ConnectionContext::default() };
+        plan(&connection(context), &tunnel(7, 1200), &pod(2, "nsm-1"))
+    };
+    let error = of("fd00::1/128").unwrap_err().to_string();
+    assert!(error.contains("mtu 1200") && error.contains("fd00::1/128"), "{error}");
+    of("10.0.0.1/32").unwrap();
+}
+
+#[test]
 fn what_the_kernel_would_not_take_is_refused_before_anything_is_made() {
     let plain = || connection(ConnectionContext::default());
     let error = |server: &Side, client: &Side| plan(&plain(), server, client).unwrap_err();
