@@ -45,6 +45,13 @@ cluster() {
   cargo test --workspace --no-fail-fast --test cluster -- --test-threads=1
 }
 
+# Not among those that run unless it is asked for: to build SPIRE takes minutes.
+spire() {
+  NSM_SPIRE_BIN=$(e2e/spire.sh)
+  export NSM_SPIRE_BIN
+  cargo test --workspace --no-fail-fast --test spire -- --test-threads=2
+}
+
 # Sums the closing lines of cargo's runs and counts the tests of Go's packages.
 count() {
   awk '
@@ -67,7 +74,7 @@ total=(0 0 0)
 table=''
 code=0
 for tier in "${tiers[@]}"; do
-  declare -F "$tier" > /dev/null || { echo "test: no tier $tier; use one of unit, netns, controlplane, peers, cluster" >&2; exit 2; }
+  declare -F "$tier" > /dev/null || { echo "test: no tier $tier; use one of unit, netns, controlplane, peers, cluster, spire" >&2; exit 2; }
   echo "== $tier"
   started=$SECONDS
   (set -e; "$tier") 2>&1 | tee "$logs/$tier.log"
