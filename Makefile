@@ -60,7 +60,7 @@ demo-down: e2e/cluster/bin/cluster ## Removes the cluster of `make demo`
 standalone-demo: ## The mesh on one host without Kubernetes
 	@echo "standalone-demo: there is no 'nsm standalone' yet; 'make demo' shows the mesh on Kubernetes" >&2; exit 1
 
-test: setup ## All tiers of tests, or one: TIER=unit|netns|peers|controlplane|cluster
+test: setup ## All tiers of tests, or one: TIER=unit|netns|peers|controlplane|cluster|spire; spire only so
 	@e2e/test.sh
 
 check: lint ## The inner loop: format, lints and docs as errors, unit tests
@@ -72,6 +72,7 @@ lint: ## Static checks
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items -q
 	cd e2e/cluster && test -z "$$(gofmt -l .)" && go vet ./cmd/... ./internal/... ./pause/...
 	cd e2e/peers && test -z "$$(gofmt -l .)" && go vet ./...
+	test -z "$$(gofmt -l e2e/spire)"
 
 deny: ## Licences, sources and banned crates among the dependencies; needs cargo-deny
 	cargo deny check bans licenses sources

@@ -45,6 +45,13 @@ cluster() {
   cargo test --workspace --no-fail-fast --test cluster -- --test-threads=1
 }
 
+# Not among those that run unless it is asked for: to build SPIRE takes minutes.
+spire() {
+  NSM_SPIRE_BIN=$(e2e/spire.sh)
+  export NSM_SPIRE_BIN
+  cargo test --workspace --no-fail-fast --test spire -- --test-threads=2
+}
+
 tiers=(unit netns peers controlplane cluster)
 [ -z "${TIER:-}" ] || tiers=("$TIER")
 cargo build --workspace --bins --examples -q || exit 1
@@ -56,7 +63,7 @@ total=(0 0 0)
 table=''
 code=0
 for tier in "${tiers[@]}"; do
-  declare -F "$tier" > /dev/null || { echo "test: no tier $tier; use one of unit, netns, controlplane, peers, cluster" >&2; exit 2; }
+  declare -F "$tier" > /dev/null || { echo "test: no tier $tier; use one of unit, netns, controlplane, peers, cluster, spire" >&2; exit 2; }
   echo "== $tier"
   started=$SECONDS
   (set -e; "$tier") 2>&1 | tee "$logs/$tier.log"

@@ -14,8 +14,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 pub use nix::sys::signal::Signal;
+pub use recipe::program;
 
 use crate::{
     interface::{Interface, interfaces},
@@ -85,22 +86,6 @@ impl fmt::Display for Who {
     }
 }
 
-/// The program under test: `NSM_BIN`, or what cargo built beside this test.
-pub fn program() -> Result<PathBuf> {
-    let beside_this_test = || -> Result<PathBuf> {
-        let own = std::env::current_exe()?;
-        let profile = own.parent().and_then(Path::parent);
-        Ok(profile.ok_or_else(|| anyhow!("{} lies in no target folder", own.display()))?.join("nsm"))
-    };
-    let path = std::env::var_os("NSM_BIN").map_or_else(beside_this_test, |path| Ok(path.into()))?;
-    ensure!(
-        path.is_file(),
-        "{} is missing: run `cargo build -p nsm-components --bin nsm` first, or set NSM_BIN",
-        path.display()
-    );
-    Ok(path)
-}
-
 // === impl Mesh ===
 
 impl Mesh {
@@ -120,6 +105,19 @@ impl Mesh {
     }
 
     fn start_over(life: Duration, underlay: &'static str, everywhere: &[(&str, &str)]) -> Result<Self> {
+        let mut mesh = Self::prepare_over(life, underlay, everywhere)?;
+        mesh.run(Who::Identity, &[])?;
+        mesh.start_nodes()?;
+        Ok(mesh)
+    }
+
+    /// Two nodes on which nothing runs: for [`Mesh::start_nodes`], once somebody else serves
+    /// [`Mesh::workload_api`].
+    pub fn prepare(life: Duration, everywhere: &[(&str, &str)]) -> Result<Self> {
+        Self::prepare_over(life, IPV4_UNDERLAY, everywhere)
+    }
+
+    fn prepare_over(life: Duration, underlay: &'static str, everywhere: &[(&str, &str)]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let program = program()?;
         let id = format!("{FOLDER}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -152,13 +150,17 @@ impl Mesh {
             node.ip(&format!("address add {IPV6_UNDERLAY}{number}/64 dev wire nodad"))?;
             node.ip("link set wire up")?;
         }
-        mesh.run(Who::Identity, &[])?;
-        mesh.run(Who::Registry, &[])?;
-        for node in [1, 2] {
-            mesh.run(Who::Nsmgr(node), &[])?;
-            mesh.run(Who::Forwarder(node), &[])?;
-        }
         Ok(mesh)
+    }
+
+    /// Starts registry, and nsmgr and forwarder on both nodes.
+    pub fn start_nodes(&mut self) -> Result<()> {
+        self.run(Who::Registry, &[])?;
+        for node in [1, 2] {
+            self.run(Who::Nsmgr(node), &[])?;
+            self.run(Who::Forwarder(node), &[])?;
+        }
+        Ok(())
     }
 
     /// Starts a process that has not run before.
@@ -235,6 +237,11 @@ impl Mesh {
     /// Where the Workload API is served.
     pub fn workload_api(&self) -> PathBuf {
         self.folder.join("agent.sock")
+    }
+
+    /// The program that a process runs: each has one of its own name.
+    pub fn program_of(&self, who: Who) -> PathBuf {
+        self.programs.join(who.to_string())
     }
 
     /// Waits until a pod has this interface with an address and the way to the other side.

@@ -1,14 +1,35 @@
 //! The settings of each process.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{Mesh, Who};
 use crate::{netns::Netns, process::Recipe};
 
 /// Where the registry listens, on node 1.
 const REGISTRY: &str = "tcp://10.77.0.1:5002";
+
+/// The program under test: `NSM_BIN`, or what cargo built beside this test.
+pub fn program() -> Result<PathBuf> {
+    let beside_this_test = || -> Result<PathBuf> {
+        let own = std::env::current_exe()?;
+        let profile = own.parent().and_then(Path::parent);
+        Ok(profile.ok_or_else(|| anyhow!("{} lies in no target folder", own.display()))?.join("nsm"))
+    };
+    let path = std::env::var_os("NSM_BIN").map_or_else(beside_this_test, |path| Ok(path.into()))?;
+    ensure!(
+        path.is_file(),
+        "{} is missing: run `cargo build -p nsm-components --bin nsm` first, or set NSM_BIN",
+        path.display()
+    );
+    Ok(path)
+}
+
+// === impl Mesh ===
 
 impl Mesh {
     pub(super) fn journal_folder(&self, node: usize) -> PathBuf {
@@ -66,7 +87,7 @@ impl Mesh {
 
     /// How a process is run. Later settings count.
     pub(super) fn recipe(&self, who: Who, settings: &[(&str, &str)]) -> Result<Recipe> {
-        let program = self.programs.join(who.to_string());
+        let program = self.program_of(who);
         if !program.exists() {
             fs::hard_link(self.programs.join("nsm"), &program).context("cannot name the program")?;
         }

@@ -79,6 +79,19 @@ mod tests {
     }
 
     #[test]
+    fn by_ids_of_pods_the_meshs_namespace_is_trusted_and_no_other() {
+        let trust = Trust::new(&[], "spiffe://k8s.nsm/ns/nsm-system/pod/nsmgr-x2f4q");
+        assert!(trust.trusts("spiffe://k8s.nsm/ns/nsm-system/pod/forwarder-8k2vd"));
+        for stranger in [
+            "spiffe://k8s.nsm/ns/demo/pod/forwarder-8k2vd",
+            "spiffe://k8s.nsm/ns/nsm-system-2/pod/nsmgr-x2f4q",
+            "spiffe://other/ns/nsm-system/pod/nsmgr-x2f4q",
+        ] {
+            assert!(!trust.trusts(stranger), "{stranger}");
+        }
+    }
+
+    #[test]
     fn on_a_host_programs_of_the_same_user_trust_each_other() {
         let trust = Trust::new(&[], "spiffe://host.nsm/host/uid/0/nsmgr");
         assert!(trust.trusts("spiffe://host.nsm/host/uid/0/forwarder"));
