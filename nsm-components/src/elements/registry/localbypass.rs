@@ -162,29 +162,18 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
             let message = format_args!("{MAX_ENTRIES} endpoints are registered on this node already");
             return Err(Error::new(Kind::Exhausted, message));
         }
-        let (name, url) = (entry.name.clone(), entry.url.clone());
-        let before = self.local.get(&entry.name);
-        // First here: watchers of the registry hear of it before the registry's answer is back.
-        self.local.insert(entry.clone(), address.clone());
-        let stored = if self.is_forwarder(&entry) {
-            Ok(entry)
+        let url = entry.url.clone();
+        // Known here once the registry agreed, not before: whoever gives the call up holds no name.
+        // Watchers to whom the registry told it meanwhile hear of it by the change here.
+        let mut stored = if self.is_forwarder(&entry) {
+            entry
         } else {
             entry.url.clone_from(&self.public_url);
-            next.register(cx, entry).await
+            next.register(cx, entry).await?
         };
-        match stored {
-            Ok(mut stored) => {
-                stored.url = url;
-                self.local.insert(stored.clone(), address);
-                Ok(stored)
-            }
-            Err(error) => {
-                if before.is_none() {
-                    self.local.remove(&name);
-                }
-                Err(error)
-            }
-        }
+        stored.url = url;
+        self.local.insert(stored.clone(), address);
+        Ok(stored)
     }
 
     async fn unregister(

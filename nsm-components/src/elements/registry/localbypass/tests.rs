@@ -138,3 +138,37 @@ async fn strangers_find_endpoints_and_forwarders_without_their_sockets_and_their
         assert_eq!(find(FORWARDER, "forwarder", watch).await, (socket.clone(), true));
     }
 }
+
+/// A registry that does not answer.
+struct Silent;
+
+#[async_trait]
+impl RegistryElement<NetworkServiceEndpoint> for Silent {
+    fn name(&self) -> &'static str {
+        "silent"
+    }
+
+    async fn register(
+        &self,
+        _: &RegistryCx,
+        _: NetworkServiceEndpoint,
+        _: RegistryNext<'_, NetworkServiceEndpoint>,
+    ) -> Result<NetworkServiceEndpoint> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn who_gives_a_registration_up_holds_no_name_and_nobody_sees_it_before_the_registry_agreed() {
+    let (local, _) = chain();
+    let trust = Trust::new(&[], "spiffe://d/ns/nsm-system/sa/nsmgr/node/n1");
+    let bypass = Arc::new(LocalBypass::new("tcp://10.0.0.1:5001", "forwarder", local.clone(), trust));
+    let silent = RegistryChain::new([bypass.clone() as _, Arc::new(Silent) as Arc<dyn RegistryElement<_>>]);
+    let mut squatting = Box::pin(register(&silent, OTHER, "vault", "finance", None));
+    assert!(futures::poll!(&mut squatting).is_pending());
+    assert!(local.is_empty());
+    drop(squatting);
+    let chain = RegistryChain::new([bypass as Arc<dyn RegistryElement<_>>, Store::in_memory()]);
+    register(&chain, POD, "vault", "finance", None).await.unwrap();
+    assert_eq!(local.get("vault").unwrap().0.path_ids, [POD]);
+}
