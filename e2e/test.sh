@@ -45,17 +45,6 @@ cluster() {
   cargo test --workspace --no-fail-fast --test cluster -- --test-threads=1
 }
 
-# Sums the closing lines of cargo's runs and counts the tests of Go's packages.
-count() {
-  awk '
-    /^test result:/ { passed += $4; failed += $6; skipped += $8 }
-    /^SKIPPED: /    { skipped++; passed-- }
-    /^ok  /         { passed++ }
-    /^FAIL\t/       { failed++ }
-    END { printf "%d %d %d\n", passed, failed, skipped }
-  ' "$1"
-}
-
 tiers=(unit netns peers controlplane cluster)
 [ -z "${TIER:-}" ] || tiers=("$TIER")
 cargo build --workspace --bins --examples -q || exit 1
@@ -72,7 +61,7 @@ for tier in "${tiers[@]}"; do
   started=$SECONDS
   (set -e; "$tier") 2>&1 | tee "$logs/$tier.log"
   ended=${PIPESTATUS[0]}
-  read -r passed failed skipped < <(count "$logs/$tier.log")
+  read -r passed failed skipped < <(awk -f e2e/count.awk "$logs/$tier.log")
   # A tier that could not be built has failed even though no test did.
   [ "$ended" = 0 ] || [ "$failed" != 0 ] || failed=1
   [ "$failed" = 0 ] || code=1

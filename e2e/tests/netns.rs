@@ -7,8 +7,12 @@
 // Helpers of tests are tests: what they cannot do fails the test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "netns/churn.rs"]
+mod churn;
 #[path = "netns/commands.rs"]
 mod commands;
+#[path = "netns/counts.rs"]
+mod counts;
 #[path = "netns/crossing.rs"]
 mod crossing;
 #[path = "netns/daemon.rs"]
@@ -31,6 +35,8 @@ mod identities;
 mod identity;
 #[path = "netns/mutations.rs"]
 mod mutations;
+#[path = "netns/player.rs"]
+mod player;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/restarts.rs"]

@@ -8,7 +8,7 @@ use nsm_components::{
     daemon::{self, Log},
     settings::{self, LogLevel, ProcessEnvironment, Recorded, Target, Vars, vars},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 /// Exit code for settings that cannot be used (as for a bad command line).
 const USAGE: u8 = 2;
@@ -17,7 +17,7 @@ const USAGE: u8 = 2;
 ///
 /// Each process reads its settings from the environment, under upstream's names: see
 /// `nsm <process> --help`. All processes of the mesh read NSM_LOG_LEVEL (INFO), NSM_METRICS_LISTEN_ON,
-/// NSM_MAX_REQUESTS_IN_FLIGHT (256), NSM_SERVER_POLICIES, NSM_REGISTRY_SERVER_POLICIES and NSM_TRUSTED_IDS.
+/// NSM_MAX_REQUESTS_IN_FLIGHT (256), NSM_MAX_IDENTITY_OUTAGE (24h), NSM_SERVER_POLICIES, NSM_REGISTRY_SERVER_POLICIES and NSM_TRUSTED_IDS.
 /// SIGUSR1 sets the log level to trace, SIGUSR2 back.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
@@ -196,6 +196,10 @@ fn begin(level: &LogLevel, vars: &Recorded<ProcessEnvironment>) -> std::io::Resu
     Log::start(level).follow_signals()?;
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     info!(settings = vars.read().join(" "), ignored = vars.ignored(names).join(" "), "settings");
+    match daemon::raise_open_files() {
+        Ok(limit) => info!(limit, "open files"),
+        Err(error) => warn!(%error, "the limit of open files stays as it is"),
+    }
     Ok(())
 }
 

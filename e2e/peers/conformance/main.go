@@ -5,6 +5,7 @@
 //	NSM_BIN=… go run ./conformance [-run regexp] [-upstream]
 //
 // Tests that are listed in left-out.txt, with the reason, are not run. All others have to pass.
+// Upstream's clients write to /etc/resolv.conf: for root they do so in a mount namespace of their own.
 package main
 
 import (
@@ -29,6 +30,8 @@ const (
 	suite  = "pkg/networkservice/chains/nsmgr"
 	// Longest time that all tests together may take.
 	limit = "10m"
+	// What upstream's clients write to.
+	resolvConf = "/etc/resolv.conf"
 )
 
 // packages are those that files are added to, by the folders in testdata.
@@ -206,6 +209,31 @@ func skipped(root string) (string, error) {
 	return strings.Join(patterns, "|"), nil
 }
 
+// apart has a command see a copy of /etc/resolv.conf in the place of the machine's. Who may not write
+// to the machine's needs none.
+func apart(copied string, command ...string) ([]string, error) {
+	text, err := os.ReadFile(resolvConf)
+	if os.Getuid() != 0 || errors.Is(err, os.ErrNotExist) {
+		return command, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(copied, text, 0o644); err != nil {
+		return nil, err
+	}
+	bind := `mount --bind "$0" ` + resolvConf + ` && exec "$@"`
+	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", bind, copied}, command...), nil
+}
+
+// unchanged tells whether the machine's /etc/resolv.conf is as it was.
+func unchanged(before []byte) error {
+	if after, _ := os.ReadFile(resolvConf); !bytes.Equal(before, after) {
+		return fmt.Errorf("the tests changed %s from %q to %q", resolvConf, before, after)
+	}
+	return nil
+}
+
 func run() error {
 	only := flag.String("run", "", "the tests to run")
 	upstream := flag.Bool("upstream", false, "with upstream's nsmgr and registry, to compare")
@@ -253,7 +281,12 @@ func run() error {
 	if *only == "" {
 		arguments = append(arguments, "-skip", skip)
 	}
-	tests := exec.Command("go", append(arguments, "./"+suite)...)
+	command, err := apart(filepath.Join(work, "resolv.conf"), append(append([]string{"go"}, arguments...), "./"+suite)...)
+	if err != nil {
+		return err
+	}
+	resolvers, _ := os.ReadFile(resolvConf)
+	tests := exec.Command(command[0], command[1:]...)
 	tests.Dir, tests.Env = root, environment
 	// What the tests started ends with them.
 	tests.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -268,7 +301,7 @@ func run() error {
 	}
 	failed := tests.Wait()
 	_ = syscall.Kill(-tests.Process.Pid, syscall.SIGKILL)
-	return errors.Join(report(output.Name(), time.Since(started)), failed)
+	return errors.Join(report(output.Name(), time.Since(started)), failed, unchanged(resolvers))
 }
 
 // report prints the verdicts of the tests, and a last line as that of cargo's runs.

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use nsm_e2e::{mesh::Mesh, wait::may_run};
+use nsm_e2e::{
+    figures::figures,
+    mesh::{Mesh, Signal, Who},
+    wait::{may_run, until_true},
+};
 
 use crate::story::{LIFE, Story, assert_silent, assert_whole};
 
@@ -32,4 +36,38 @@ fn no_refresh_fails_while_all_identities_are_renewed_again_and_again() {
         let failed: Vec<_> = log.lines().filter(|line| line.contains("could not refresh")).collect();
         assert!(failed.is_empty(), "{failed:#?}");
     }
+}
+
+/// What clients have lives as long as their SVIDs: here both end while nobody can get new ones.
+#[test]
+fn connections_outlive_an_identity_source_that_is_away_for_longer_than_tokens_live() {
+    if !may_run() {
+        return;
+    }
+    let life = format!("{}s", SVID_LIFE.as_secs());
+    let mut story = Story::begin_in(Mesh::start_with(LIFE, &[("NSM_SVID_LIFETIME", &life)]).unwrap());
+    let before = story.interfaces();
+    let watched = story.watch();
+    let streams = story.clients().map(|client| story.stream(client));
+    story.mesh.end(&[Who::Identity], Signal::SIGKILL).unwrap();
+    streams[0].run_for(SVID_LIFE + LIFE * 2).unwrap();
+    for who in [Who::Nsmgr(1), Who::Nsmgr(2), Who::Forwarder(1), Who::Forwarder(2), story.endpoint] {
+        let log = story.mesh.process(who).unwrap().log();
+        assert!(log.contains("no connection expires meanwhile"), "{who} does not say why");
+        assert!(log.contains("it stays"), "{who}: no life was over, so the time was too short");
+    }
+    story.mesh.start_again(&[Who::Identity]).unwrap();
+    let refreshed = |client| figures(&story.mesh.metrics_socket(client)).unwrap()["nsm_refreshes_total"];
+    let counts = story.clients().map(refreshed);
+    for (client, count) in story.clients().into_iter().zip(counts) {
+        let again = || refreshed(client) >= count + 2;
+        until_true(&format!("{client} refreshes again"), SVID_LIFE * 4, again).unwrap();
+    }
+    // After the grace that clients have, lives count again: those who refresh lose nothing by it.
+    streams[0].run_for(Duration::from_secs(30) + LIFE).unwrap();
+    for stream in streams {
+        assert_whole(stream);
+    }
+    assert_silent(watched);
+    assert_eq!(story.interfaces(), before);
 }

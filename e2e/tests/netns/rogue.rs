@@ -281,6 +281,22 @@ async fn a_rogue_sees_no_connection_of_others_closes_none_and_replays_no_token()
     let mine = PathSegment { token: own.text.to_string(), ..named.clone() };
     // By the book, and of no connection that there is.
     close(&nsmgr, connection([vec![mine.clone()], stolen[1..].to_vec()].concat()), &own).await.unwrap();
+    // As if this nsmgr had passed it on to itself: the id of its own segment, in so many words.
+    for index in [1, 2] {
+        let mut forged = vec![mine.clone(); index];
+        forged.push(stolen[1].clone());
+        let forged = Connection {
+            id: stolen[1].id.clone(),
+            network_service: "finance".into(),
+            path: Some(ConnectionPath { index: u32::try_from(index).unwrap(), path_segments: forged }),
+            ..Default::default()
+        };
+        let _ = close(&nsmgr, forged, &own).await;
+        assert_eq!(mesh.traces().unwrap(), before, "a connection was closed by its id");
+    }
+    let over = ask(vec![mine.clone(), stolen[1].clone()], &own).await;
+    assert_ne!(over.map(|over| over.id).unwrap_or_default(), stolen[1].id);
+    assert_eq!(mesh.traces().unwrap(), before, "a connection was over over by its id");
     let direct = forwarder.token(LIFE).unwrap();
     let mine = PathSegment { token: direct.text.to_string(), ..named };
     refused(close(&forwarder, connection(vec![mine]), &direct).await, "is no process of the mesh");

@@ -34,9 +34,19 @@ pub fn client_hops(context: &IpContext) -> Vec<Hop> {
     hops(&nets(&context.src_ip_addrs), &nets(&context.dst_ip_addrs), &context.src_routes)
 }
 
-/// Routes of the endpoint's interface, the mirror of [`client_hops`].
+/// Routes of the endpoint's interface, the mirror of [`client_hops`]; but where the endpoint names
+/// routes, these are all. The client may bring addresses of its own choice, and a route to each of
+/// them would draw the endpoint's packets to it.
 pub fn endpoint_hops(context: &IpContext) -> Vec<Hop> {
-    hops(&nets(&context.dst_ip_addrs), &nets(&context.src_ip_addrs), &context.dst_routes)
+    let mut hops = hops(&nets(&context.dst_ip_addrs), &nets(&context.src_ip_addrs), &context.dst_routes);
+    let named: Vec<_> = context.dst_routes.iter().filter_map(|route| net(&route.prefix)).collect();
+    if !named.is_empty() {
+        let through: Vec<_> = hops.iter().filter_map(|hop| hop.via).collect();
+        hops.retain(|hop| {
+            named.iter().any(|net| net.trunc() == hop.prefix) || through.contains(&hop.prefix.addr())
+        });
+    }
+    hops
 }
 
 /// Link routes come first: later next hops are reached through them.
@@ -44,7 +54,7 @@ fn hops(own: &[IpNet], peer: &[IpNet], routes: &[Route]) -> Vec<Hop> {
     let implicit = peer
         .iter()
         .filter(|peer| !contained(own, peer.addr()))
-        .map(|peer| Hop { prefix: peer.trunc(), via: None });
+        .map(|peer| Hop { prefix: peer.addr().into(), via: None });
     let mut hops: Vec<Hop> = Vec::new();
     for hop in implicit.chain(routes.iter().filter_map(|route| explicit(route, peer))) {
         match hops.iter().find(|known| known.prefix == hop.prefix) {
@@ -126,6 +136,22 @@ mod tests {
         };
         assert_eq!(client_hops(&context), [hop("172.16.0.0/32", None)]);
         assert_eq!(endpoint_hops(&context), [hop("172.16.0.1/32", None)]);
+    }
+
+    #[test]
+    fn addresses_that_a_client_brings_draw_nothing_of_the_endpoints_to_it() {
+        let mut context = IpContext {
+            src_ip_addrs: texts(&["172.16.0.1/32", "1.0.0.1/1", "10.96.0.1"]),
+            dst_ip_addrs: texts(&["172.16.0.0/32"]),
+            dst_routes: vec![route("172.16.0.1/32", ""), route("192.168.0.0/16", "")],
+            ..IpContext::default()
+        };
+        let wanted = [hop("172.16.0.1/32", None), hop("192.168.0.0/16", Some("172.16.0.1"))];
+        assert_eq!(endpoint_hops(&context), wanted);
+        // Without a word of the endpoint there is a route to each address, never to a whole network.
+        context.dst_routes.clear();
+        let wanted = ["172.16.0.1/32", "1.0.0.1/32", "10.96.0.1/32"].map(|prefix| hop(prefix, None));
+        assert_eq!(endpoint_hops(&context), wanted);
     }
 
     #[test]

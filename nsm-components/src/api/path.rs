@@ -33,6 +33,10 @@ pub struct Restore(pub u32);
 /// Makes the segment of the process `name` the current one, adding or taking it over when it is
 /// not there.
 ///
+/// `called` says whether another process brought the message. Then the current segment is that
+/// process's, whatever name stands in it: a caller that puts this process's name there would else
+/// choose the id, and with it whose connection it is.
+///
 /// `id_after` says the id that this process has for the connection of the segment before: the same
 /// for the same one, which makes a repeated Request a refresh, also when its path was lost. What
 /// the message says of this process's own id does not count, or anybody could name another's
@@ -40,6 +44,7 @@ pub struct Restore(pub u32);
 pub fn advance(
     connection: &mut Connection,
     name: &str,
+    called: bool,
     id_after: impl Fn(Option<&PathSegment>) -> String,
 ) -> Result<Restore, PathError> {
     let id = &mut connection.id;
@@ -56,7 +61,7 @@ pub fn advance(
     let out_of_range = PathError::IndexOutOfRange { index: path.index, length: segments.len() };
     let index = path.index as usize;
     let current = segments.get(index).ok_or(out_of_range)?;
-    if current.name == name {
+    if current.name == name && !called {
         id.clone_from(&current.id);
         return Ok(Restore(path.index));
     }
@@ -138,9 +143,11 @@ mod tests {
 
     /// A Request on its way through these processes, and its answer back.
     fn walk(mut connection: Connection, names: &[&str]) -> Connection {
-        let step =
-            |connection: &mut Connection, name: &str| advance(connection, name, |before| id(name, before));
-        let restores: Vec<_> = names.iter().map(|name| step(&mut connection, name).unwrap()).collect();
+        let step = |connection: &mut Connection, name: &str, called| {
+            advance(connection, name, called, |before| id(name, before)).unwrap()
+        };
+        let names = names.iter().enumerate();
+        let restores: Vec<_> = names.map(|(hop, name)| step(&mut connection, name, hop > 0)).collect();
         restores.into_iter().rev().for_each(|index| restore(&mut connection, index));
         connection
     }
@@ -180,10 +187,23 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_that_bears_this_processs_name_does_not_choose_the_id() {
+        let victim = walk(Connection::default(), &["nsc", "nsmgr", "fwd"]);
+        let mut forged = victim.clone();
+        let path = forged.path.as_mut().unwrap();
+        path.path_segments[0] = PathSegment { name: "evil".into(), id: "evil".into(), ..Default::default() };
+        path.index = 1;
+        forged.id.clone_from(&path.path_segments[1].id);
+        advance(&mut forged, "nsmgr", true, |before| id("nsmgr", before)).unwrap();
+        assert_ne!(forged.id, victim.segments()[1].id);
+        assert_eq!(forged.path.unwrap().index, 2);
+    }
+
+    #[test]
     fn an_id_that_is_not_the_current_segments_is_refused() {
         let mut connection = walk(Connection::default(), &["nsc"]);
         connection.id = "another".into();
-        let refused = advance(&mut connection, "nsmgr", |before| id("nsmgr", before));
+        let refused = advance(&mut connection, "nsmgr", true, |before| id("nsmgr", before));
         assert!(matches!(refused, Err(PathError::IdMismatch { .. })));
     }
 
@@ -191,12 +211,13 @@ mod tests {
         #[test]
         fn no_message_makes_it_panic_and_success_leaves_the_own_segment_current(
             index in 0_u32..6, names in prop::collection::vec("[ab]", 0..5), given in "[ab]?", own in "[abc]",
+            called: bool,
         ) {
             let path_segments =
                 names.iter().map(|n| PathSegment { name: n.clone(), id: n.clone(), ..Default::default() }).collect();
             let path = Some(super::super::Path { index, path_segments });
             let mut connection = Connection { id: given, path, ..Connection::default() };
-            if advance(&mut connection, &own, |before| id(&own, before)).is_ok() {
+            if advance(&mut connection, &own, called, |before| id(&own, before)).is_ok() {
                 let segment = connection.segment(0).unwrap();
                 prop_assert_eq!((&segment.name, &segment.id), (&own, &connection.id));
             }

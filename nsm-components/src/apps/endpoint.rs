@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
 use tracing::{info, warn};
 
-use super::{Error, mesh::Mesh};
+use super::{Error, figures, mesh::Mesh};
 use crate::{
     api::{
         connection::monitor_connection_server::MonitorConnectionServer,
@@ -75,6 +75,7 @@ impl Endpoint {
         let ending = stop.child_token();
         let mesh = Mesh::start(&settings.common, ending.clone()).await?;
         let monitor = Arc::new(Monitor::default());
+        figures::monitor(&mesh.metrics, &monitor);
         // Before the registration, which passes the socket on.
         let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
         let registration = register(&mesh, &settings);

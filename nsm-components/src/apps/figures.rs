@@ -10,9 +10,10 @@ use crate::{
     api::Counter,
     chain::SessionCounts,
     daemon::{Admission, Metrics, Readiness},
-    elements::Outcomes,
+    dataplane::Netlink,
+    elements::{Monitor, Outcomes, Vnis, Xconnect},
     settings::Common,
-    transport::{Counts, Source},
+    transport::{Channels, Counts, Source},
 };
 
 /// Who the process is, and what it did towards its peers.
@@ -32,6 +33,8 @@ pub(super) fn identity(metrics: &Metrics, readiness: &Readiness, source: &Source
             over.then(|| format!("the SVID {} ended and no new one came", svid.leaf.id))
         }
     });
+    let tasks = tokio::runtime::Handle::current().metrics();
+    metrics.gauge("nsm_tasks", "Tasks of the process.", move || tasks.num_alive_tasks() as u64);
     let counts = source.counts();
     let counter = |name, help, read: fn(&Counts) -> &Counter| {
         let counts = counts.clone();
@@ -50,6 +53,37 @@ pub(super) fn identity(metrics: &Metrics, readiness: &Readiness, source: &Source
     metrics.counters("nsm_calls_total", "Calls made to peers.", "method", move || calls.calls().collect());
 }
 
+/// Whom the process knows the way to.
+pub(super) fn channels(metrics: &Metrics, channels: &Channels) {
+    let channels = channels.clone();
+    metrics.gauge("nsm_channels", "Peers with a channel.", move || channels.len() as u64);
+}
+
+/// What the process tells of connections.
+pub(super) fn monitor(metrics: &Metrics, monitor: &Arc<Monitor>) {
+    let shown = monitor.clone();
+    let shown = move || shown.size().0 as u64;
+    metrics.gauge("nsm_connections_shown", "Connections that monitors are told of.", shown);
+    let told = monitor.clone();
+    let told = move || told.size().1 as u64;
+    metrics.gauge("nsm_monitors", "Streams that are told of connections.", told);
+}
+
+/// What is asked of the kernel.
+pub(super) fn kernel(metrics: &Metrics, kernel: &Netlink, xconnect: &Xconnect<Netlink>, vnis: &Vnis) {
+    let (writes, reads, sysctls) = (kernel.clone(), kernel.clone(), kernel.clone());
+    let writes = move || writes.counters().writes;
+    metrics.counter("nsm_kernel_writes_total", "Netlink messages that change something.", writes);
+    let reads = move || reads.counters().reads;
+    metrics.counter("nsm_kernel_reads_total", "Netlink questions, of single objects or all.", reads);
+    let sysctls = move || sysctls.counters().sysctls;
+    metrics.counter("nsm_kernel_sysctls_total", "Files written under /proc/sys.", sysctls);
+    let linked = xconnect.clone();
+    metrics.gauge("nsm_connections_linked", "Connections with links here.", move || linked.len() as u64);
+    let vnis = vnis.clone();
+    metrics.gauge("nsm_vnis", "Tunnel numbers in use.", move || vnis.len() as u64);
+}
+
 /// What is asked of the process.
 pub(super) fn requests(metrics: &Metrics, outcomes: &Arc<Outcomes>, admission: &Arc<Admission>) {
     let (outcomes, requests) = (outcomes.clone(), "nsm_requests_total");
@@ -60,6 +94,9 @@ pub(super) fn requests(metrics: &Metrics, outcomes: &Arc<Outcomes>, admission: &
     let load = admission.clone();
     let waiting = move || load.load().waiting as u64;
     metrics.gauge("nsm_requests_waiting", "Requests that wait for their turn.", waiting);
+    let load = admission.clone();
+    let callers = move || load.load().callers as u64;
+    metrics.gauge("nsm_requests_callers", "Clients with Requests in flight or waiting.", callers);
     let load = admission.clone();
     let refused = move || load.load().refused;
     metrics.counter("nsm_requests_not_begun_total", "Requests refused for want of a place or time.", refused);

@@ -6,7 +6,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 use tracing::info;
 
-use super::{Error, mesh::Mesh};
+use super::{Error, figures, mesh::Mesh};
 use crate::{
     api::{
         connection::monitor_connection_server::MonitorConnectionServer,
@@ -98,7 +98,8 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
     for (vni, entry) in left.iter().filter_map(|entry| Some((entry.vni?, entry))) {
         vnis.reserve(vni, entry.footprint.id.as_str());
     }
-    let xconnect = Xconnect::new(Dataplane::new(kernel), journal, left, host);
+    let xconnect = Xconnect::new(Dataplane::new(kernel.clone()), journal, left, host);
+    figures::kernel(&mesh.metrics, &kernel, &xconnect, &vnis);
     let _sweep = AbortOnDropHandle::new(tokio::spawn(xconnect.clone().sweep(mesh.token_life)));
 
     let up =
@@ -107,6 +108,7 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
     let endpoints = RegistryChain::new([Arc::new(up) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>]);
     let index = Index::new(services.clone(), endpoints.clone(), mesh.clock.clone(), &mesh.domain);
     let monitor = Arc::new(mesh.monitor(&settings.common.name));
+    figures::monitor(&mesh.metrics, &monitor);
     let chain = chain(&mesh, &settings, tunnel, vnis, &monitor, index, xconnect);
     let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone());
     // Before the registration, which passes the socket on.

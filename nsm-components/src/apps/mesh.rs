@@ -7,10 +7,10 @@ use tonic::transport::{Server, server::Router};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::{info, warn};
 
-use super::figures;
+use super::{figures, outage};
 use crate::{
     api::{access, trust::Trust},
-    chain::{Chain, Clock, Element, Policy, Session, SessionCounts, SystemClock},
+    chain::{Chain, Clock, Element, Policy, Session, SessionCounts, Suspended, SystemClock},
     daemon::{Admission, Metrics, Readiness, Shown},
     elements::{Admit, Monitor, Outcomes, PeersByGrpc, Policies, PolicyError, health_service},
     settings::{Common, Target, vars},
@@ -109,6 +109,7 @@ pub(super) struct Mesh {
     pub readiness: Readiness,
     outcomes: Arc<Outcomes>,
     sessions: Arc<SessionCounts>,
+    suspended: Suspended,
     _shown: Option<Shown>,
     pub stop: CancellationToken,
 }
@@ -127,6 +128,7 @@ impl Mesh {
         let shown = show(common, &metrics, &readiness)?;
         let svid = source.wait(IDENTITY_LIMIT, &stop).await?;
         info!(name = %common.name, spiffe_id = %svid.leaf.id, version = env!("CARGO_PKG_VERSION"), "starting");
+        let suspended = outage::suspended(source.outage(), common.max_identity_outage);
         let mesh = Self {
             channels: Channels::new(source.clone(), common.dial_timeout),
             source,
@@ -141,17 +143,20 @@ impl Mesh {
             readiness,
             outcomes: Arc::default(),
             sessions: Arc::default(),
+            suspended,
             _shown: shown,
             stop,
         };
+        figures::channels(&mesh.metrics, &mesh.channels);
         figures::requests(&mesh.metrics, &mesh.outcomes, &mesh.admission);
         figures::connections(&mesh.metrics, &mesh.sessions);
         Ok(mesh)
     }
 
-    /// A session whose doings are counted.
+    /// A session whose doings are counted. Nothing expires in it while the identity source cannot issue.
     pub(super) fn session(&self, chain: Chain, policy: Policy) -> Session {
-        Session::new(chain, policy, self.clock.clone()).counting(self.sessions.clone())
+        let session = Session::new(chain, policy, self.clock.clone()).suspended_by(self.suspended.clone());
+        session.counting(self.sessions.clone())
     }
 
     /// The health service of these gRPC services: all serve from when `ready` ends until the stop.

@@ -9,6 +9,7 @@ mod mesh;
 pub mod nsc;
 pub mod nse;
 pub mod nsmgr;
+mod outage;
 pub mod registry;
 
 pub use self::{endpoint::Endpoint, mesh::Error};

@@ -47,18 +47,18 @@ pub struct Caller {
     pub link: Arc<dyn Link>,
 }
 
-/// What the TLS connection to a caller gives. A trait, for chains know no transport.
+/// What the TLS connection to a peer gives. A trait, for chains know no transport.
 pub trait Link: fmt::Debug + Send + Sync {
     /// SPIFFE ID that this process showed there.
     fn own_id(&self) -> &str;
 
-    /// A token of this process for the caller, and the end of its life in seconds since the epoch.
+    /// A token of this process for the peer, and the end of its life in seconds since the epoch.
     fn own_token(&self) -> Result<(Arc<str>, i64)>;
 
-    /// Whether the caller's key signed this token.
+    /// Whether the peer's key signed this token.
     fn is_signed(&self, token: &str) -> bool;
 
-    /// The certificate that the caller showed, DER.
+    /// The certificate that the peer showed, DER.
     fn certificate(&self) -> &[u8];
 }
 
@@ -86,12 +86,16 @@ pub struct Memory(Arc<Mutex<Remembered>>);
 pub struct Remembered {
     /// `discoverforwarder`: name of the forwarder that carries the connection.
     pub forwarder: Option<String>,
+    /// `discoverforwarder`: since when that forwarder is known not to be there.
+    pub forwarder_gone: Option<Instant>,
+    /// `connect`: whether nobody listened where the last Request was to go.
+    pub refused: bool,
     /// `mechanismtranslation`: mechanism towards the next process.
     pub downstream: Option<Mechanism>,
     /// `connect`: where the next process was, and the connection as it last answered it.
     pub next: Option<(Address, Connection)>,
-    /// `connect`: who answered last.
-    pub server: Option<Peer>,
+    /// `connect`: who answered last, and the TLS connection to it.
+    pub server: Option<(Peer, Arc<dyn Link>)>,
     /// `passthrough`: name of the endpoint that the connection was passed on to.
     pub passed_on: Option<String>,
     /// `recovery`: whether a former incarnation's connection was asked for.

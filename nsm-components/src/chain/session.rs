@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
-        oneshot,
+        oneshot, watch,
     },
     time::Instant,
 };
@@ -50,13 +50,23 @@ const RESELECT_AFTER: Duration = Duration::from_secs(15);
 /// started anew.
 const MOVE_AFTER: Duration = Duration::from_secs(1);
 
+/// Most of a life that a connection is closed before its end, as a part of it.
+const CLOSED_BEFORE: u32 = 4;
+
 /// What is told of a connection within this time after an answer may be told of what it was before.
 const SETTLED_AFTER: Duration = Duration::from_millis(500);
+
+/// How often a connection that should have expired, but may not, is looked at.
+const HELD_FOR: Duration = Duration::from_secs(5);
+
+/// Until when no connection expires, since those who should refresh it cannot.
+pub type Suspended = watch::Receiver<Option<Instant>>;
 
 /// What the session does by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Closes a connection whose caller's token ended (protocol §4.3, `timeout`).
+    /// Closes a connection whose caller's token ends, while it still counts (protocol §4.3, `timeout`):
+    /// earlier by the time that the last Request had, but for no more than a quarter of the life.
     Expire,
     /// Repeats the Request in time, each try with this limit (protocol §4.3, `refresh`).
     Refresh(Duration),
@@ -88,6 +98,7 @@ pub struct Session {
     clock: Clock,
     tasks: Arc<Mutex<HashMap<String, Task>>>,
     counts: Arc<SessionCounts>,
+    suspended: Option<Suspended>,
 }
 
 struct Task {
@@ -112,7 +123,13 @@ enum Event {
 impl Session {
     /// A session around the rest of a chain.
     pub fn new(chain: Chain, policy: Policy, clock: Clock) -> Self {
-        Self { chain, policy, clock, tasks: Arc::default(), counts: Arc::default() }
+        Self { chain, policy, clock, tasks: Arc::default(), counts: Arc::default(), suspended: None }
+    }
+
+    /// The same, but no connection's life is over before the moment that is told here.
+    #[must_use]
+    pub fn suspended_by(self, suspended: Suspended) -> Self {
+        Self { suspended: Some(suspended), ..self }
     }
 
     /// The same, counting what it does here.
@@ -197,6 +214,8 @@ impl Session {
             dead_since: None,
             anew: false,
             counts: Begun::new(self.counts.clone()),
+            suspended: self.suspended.clone(),
+            held: false,
         };
         let span = info_span!(parent: Span::none(), "connection", connection.id = id);
         let handle = tokio::spawn(worker.run(receiver).instrument(span));
@@ -263,6 +282,9 @@ struct Worker {
     /// Whether the connection is closed further on, and any endpoint will do.
     anew: bool,
     counts: Begun,
+    suspended: Option<Suspended>,
+    /// Whether it should have expired already.
+    held: bool,
 }
 
 /// A task that counts its own end, however it ends.
@@ -374,12 +396,30 @@ impl Worker {
     async fn on_timer(&mut self) {
         match self.policy {
             Policy::Expire => {
+                if let Some(until) = self.suspended_until() {
+                    self.hold(until);
+                    return;
+                }
                 info!("not refreshed in time: closing");
                 self.counts.0.expired.add();
                 self.end().await;
             }
             Policy::Refresh(_) => self.refresh().await,
         }
+    }
+
+    /// When lives count again, if they do not now.
+    fn suspended_until(&self) -> Option<Instant> {
+        let until = *self.suspended.as_ref()?.borrow();
+        until.filter(|until| *until > Instant::now())
+    }
+
+    fn hold(&mut self, until: Instant) {
+        if !std::mem::replace(&mut self.held, true) {
+            info!("not refreshed in time, but nobody can: the identity source does not issue; it stays");
+        }
+        // The end may be told before.
+        self.timer = Some(until.min(Instant::now() + HELD_FOR));
     }
 
     async fn request(&mut self, cx: Cx, request: Request) -> Result<Reply> {
@@ -390,12 +430,13 @@ impl Worker {
             Policy::Refresh(_) => request.files.clone(),
         };
         let preferences = request.preferences.clone();
+        let limit = cx.left();
         // Never dropped half way: the elements keep the deadline where they wait, and undo by themselves.
         let mut reply = self.chain.start().request(&cx, request).await?;
         reply.connection.state = State::Up.into();
-        self.timer = Some(Instant::now() + self.next_event(&reply));
+        self.timer = Some(Instant::now() + self.next_event(&reply, limit));
         self.answered = Some(Instant::now());
-        self.dead_since = None;
+        (self.dead_since, self.held) = (None, false);
         self.retry.reset();
         self.established = Some(Request { connection: reply.connection.clone(), preferences, files });
         Ok(reply)
@@ -470,6 +511,9 @@ impl Worker {
 
     /// Whether the life of the connection is over, everywhere: then nothing can be lost any more.
     fn is_over(&self) -> bool {
+        if self.suspended_until().is_some() {
+            return false;
+        }
         let ends = self.established.iter().flat_map(|request| request.connection.segments());
         ends.filter_map(|segment| segment.expires).all(|end| self.clock.until(end.seconds).is_zero())
     }
@@ -485,13 +529,17 @@ impl Worker {
         request
     }
 
-    /// Time to the end of the connection's life, or to its next refresh.
-    fn next_event(&self, reply: &Reply) -> Duration {
+    /// Time to the Close that the end of the connection's life needs, which may take as long as the
+    /// Request, or to the next refresh.
+    fn next_event(&self, reply: &Reply, limit: Duration) -> Duration {
         let until = |segment: &crate::api::PathSegment| {
             segment.expires.map_or(Duration::ZERO, |expires| self.clock.until(expires.seconds))
         };
         match self.policy {
-            Policy::Expire => reply.connection.segment(-1).map_or(Duration::ZERO, until),
+            Policy::Expire => {
+                let life = reply.connection.segment(-1).map_or(Duration::ZERO, until);
+                life.saturating_sub(limit.min(life / CLOSED_BEFORE))
+            }
             Policy::Refresh(_) => {
                 let segments = reply.connection.segments();
                 let life = segments.iter().map(until).min().unwrap_or_default();

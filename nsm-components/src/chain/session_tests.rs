@@ -103,13 +103,19 @@ async fn events_of_one_connection_never_overlap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_not_refreshed_ends_with_its_callers_token() {
+async fn a_connection_that_is_not_refreshed_is_closed_while_its_callers_token_still_counts() {
     let (probe, chain, session) = session(Policy::Expire);
     chain.start().request(&cx(), request("a")).await.unwrap();
     tokio::time::sleep(Duration::from_secs(50)).await;
     assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (0, 1));
-    tokio::time::sleep(Duration::from_secs(15)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0));
+    // A call that may take longer than tokens live takes a quarter of the life at most.
+    chain.start().request(&Cx::within(Duration::from_mins(10)), request("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(43)).await;
+    assert_eq!(session.len(), 1);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -295,4 +301,68 @@ async fn a_process_may_end_a_connection_by_itself() {
     session.end("a");
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0));
+}
+
+/// A session whose lives do not count until the moment that is told.
+fn held(policy: Policy) -> (watch::Sender<Option<Instant>>, Arc<Probe>, Chain, Arc<Session>) {
+    let (probe, (told, suspended)) = (Arc::new(Probe::default()), watch::channel(None));
+    let inner = Chain::new([Arc::new(probe.clone()) as Arc<dyn Element>]);
+    let session = Session::new(inner, policy, Arc::new(SystemClock)).suspended_by(suspended);
+    let session = Arc::new(session);
+    (told, probe, Chain::new([session.clone() as Arc<dyn Element>]), session)
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_expires_while_nobody_can_refresh_and_what_is_not_refreshed_then_does() {
+    let (told, probe, chain, session) = held(Policy::Expire);
+    for id in ["a", "b"] {
+        chain.start().request(&cx(), request(id)).await.unwrap();
+    }
+    told.send_replace(Some(Instant::now() + Duration::from_hours(24)));
+    tokio::time::sleep(Duration::from_hours(23)).await;
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (0, 2));
+    // They can again, and have this time to do it.
+    told.send_replace(Some(Instant::now() + Duration::from_secs(30)));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 1));
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(session.is_empty(), "lives count again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn expiry_is_suspended_no_longer_than_it_is_told() {
+    let (told, _, chain, session) = held(Policy::Expire);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    told.send_replace(Some(Instant::now() + Duration::from_hours(24)));
+    tokio::time::sleep(Duration::from_hours(24) + Duration::from_secs(6)).await;
+    assert!(session.is_empty());
+}
+
+/// A wall clock that the test sets.
+#[derive(Clone, Default)]
+struct Wall(Arc<std::sync::atomic::AtomicI64>);
+
+impl super::super::Now for Wall {
+    fn seconds(&self) -> f64 {
+        let jumped = i32::try_from(self.0.load(Ordering::SeqCst)).unwrap();
+        SystemClock.seconds() + f64::from(jumped)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_ends_no_connection_and_delays_no_end() {
+    for jump in [86_400, -86_400] {
+        let (probe, wall) = (Arc::new(Probe::default()), Wall::default());
+        let inner = Chain::new([Arc::new(probe.clone()) as Arc<dyn Element>]);
+        let session = Arc::new(Session::new(inner, Policy::Expire, Arc::new(wall.clone())));
+        let chain = Chain::new([session.clone() as Arc<dyn Element>]);
+        chain.start().request(&cx(), request("a")).await.unwrap();
+        wall.0.store(jump, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (0, 1), "{jump}");
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0), "{jump}");
+    }
 }

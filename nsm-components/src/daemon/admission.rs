@@ -126,6 +126,8 @@ pub struct Load {
     pub running: usize,
     /// Waiting for their turn.
     pub waiting: usize,
+    /// Clients that have a Request in flight or waiting.
+    pub callers: usize,
     /// Refused since the start.
     pub refused: u64,
 }
@@ -141,7 +143,8 @@ impl Admission {
         let state = self.state.lock();
         let sum = |count: fn(&Level) -> usize| state.levels.iter().map(count).sum();
         let (running, waiting) = (sum(|level| level.running), sum(|level| level.waiting));
-        Load { running, waiting, refused: state.refused }
+        let callers = sum(|level| level.callers.len());
+        Load { running, waiting, callers, refused: state.refused }
     }
 
     /// Ends when nothing is worked on.

@@ -2,6 +2,7 @@
 //! pages for those who watch it.
 
 mod admission;
+mod files;
 mod http;
 mod log;
 mod metrics;
@@ -10,6 +11,7 @@ mod signals;
 
 pub use self::{
     admission::{Admission, Load, Place, Refusal},
+    files::raise_open_files,
     http::Shown,
     log::Log,
     metrics::{Metrics, Sample},

@@ -23,22 +23,20 @@ impl Access {
     pub fn new(index: Index, trust: Trust) -> Self {
         Self { index, trust }
     }
+}
 
-    /// Who asks for the connection: the last one on the way here that is no process of the mesh, for
-    /// an endpoint that passes its client's Request on speaks for itself. `authorize` has seen that
-    /// the tokens hold.
-    fn client(&self, cx: &Cx, connection: &Connection) -> Option<String> {
-        let caller = &cx.caller.as_ref()?.peer.id;
-        if !self.trust.trusts(caller) {
-            return Some(caller.clone());
-        }
-        let path = connection.path.as_ref()?;
-        let before = path.path_segments.iter().take(path.index as usize);
-        let ids: Vec<_> =
-            before.filter_map(|segment| token::read(&segment.token).ok()).map(|claims| claims.sub).collect();
-        let stranger = ids.iter().rev().find(|id| !self.trust.trusts(id));
-        stranger.or(ids.first()).cloned()
+/// Who asks for a connection: the last one on the way here that is no process of the mesh, for an
+/// endpoint that passes its client's Request on speaks for itself. `before` is how many segments
+/// count. What strangers say of those before them does not count.
+pub(super) fn client(trust: &Trust, caller: &str, connection: &Connection, before: usize) -> String {
+    if !trust.trusts(caller) {
+        return caller.to_owned();
     }
+    let ids = || {
+        let before = connection.segments().iter().take(before).rev();
+        before.filter_map(|segment| token::read(&segment.token).ok()).map(|claims| claims.sub)
+    };
+    ids().find(|id| !trust.trusts(id)).or_else(|| ids().next_back()).unwrap_or_else(|| caller.to_owned())
 }
 
 #[async_trait]
@@ -48,7 +46,10 @@ impl Element for Access {
     }
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
-        if let Some(client) = self.client(cx, &request.connection) {
+        if let Some(caller) = &cx.caller {
+            // `authorize` has seen that the tokens hold.
+            let before = request.connection.path.as_ref().map_or(0, |path| path.index as usize);
+            let client = client(&self.trust, &caller.peer.id, &request.connection, before);
             self.index.allows(&client, &request.connection.network_service, cx.deadline).await?;
         }
         next.request(cx, request).await

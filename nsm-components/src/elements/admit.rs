@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::access::client;
 use crate::{
     api::{Counter, trust::Trust},
     chain::{Caller, Cx, Element, Error, Kind, Next, Reply, Request, Result},
     daemon::{Admission, Refusal},
-    transport::token,
 };
 
 /// How Requests ended: those that were answered, and the others by kind.
@@ -70,11 +70,10 @@ impl Admit {
         Self { admission, trust, outcomes }
     }
 
-    /// Whose turn it is.
+    /// Whose turn it is: the current segment is still the caller's own here, what counts is before.
     fn client(&self, caller: &Caller, request: &Request) -> String {
-        let first = request.connection.segments().first().filter(|_| self.trust.trusts(&caller.peer.id));
-        let client = first.and_then(|segment| token::read(&segment.token).ok()).map(|claims| claims.sub);
-        client.unwrap_or_else(|| caller.peer.id.clone())
+        let before = request.connection.path.as_ref().map_or(0, |path| path.index as usize);
+        client(&self.trust, &caller.peer.id, &request.connection, before)
     }
 }
 
@@ -179,7 +178,7 @@ mod tests {
         }
         answer.notify_one();
         chain.start().request(&cx("b", second), request("3")).await.unwrap();
-        assert_eq!(admission.load(), Load { running: 0, waiting: 0, refused: 1 });
+        assert_eq!(admission.load(), Load { refused: 1, ..Load::default() });
     }
 
     #[tokio::test(start_paused = true)]
@@ -197,18 +196,30 @@ mod tests {
 
     #[test]
     fn what_a_process_of_the_mesh_passes_on_counts_as_its_clients_and_nobody_elses_word_does() {
-        let claims = serde_json::json!({"sub": "spiffe://d/client", "aud": ["x"], "exp": 1});
         let key = rcgen::KeyPair::generate().unwrap().serialize_der();
-        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
         let key = jsonwebtoken::EncodingKey::from_ec_der(&key);
-        let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
-        let mut request = request("1");
-        let segment = crate::api::PathSegment { token, ..Default::default() };
-        request.connection.path = Some(crate::api::Path { index: 0, path_segments: vec![segment] });
+        let segment = |sub: &str| {
+            let claims = serde_json::json!({"sub": sub, "aud": ["x"], "exp": 1});
+            let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+            let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+            crate::api::PathSegment { token, ..Default::default() }
+        };
+        let way = |ids: &[&str]| {
+            let path_segments =
+                ids.iter().map(|id| segment(id)).chain([crate::api::PathSegment::default()]).collect();
+            let index = u32::try_from(ids.len()).unwrap();
+            let mut request = request("1");
+            request.connection.path = Some(crate::api::Path { index, path_segments });
+            request
+        };
         let trust = Trust::Prefixes(vec!["spiffe://d/mesh/".into()]);
         let admit = Admit::new(Admission::new(1, CancellationToken::new()), trust, Arc::default());
-        let client = |id: &str| admit.client(cx(id, Duration::ZERO).caller.as_ref().unwrap(), &request);
-        assert_eq!(client("spiffe://d/mesh/nsmgr"), "spiffe://d/client");
-        assert_eq!(client("spiffe://d/pod"), "spiffe://d/pod");
+        let client =
+            |id: &str, ids: &[&str]| admit.client(cx(id, Duration::ZERO).caller.as_ref().unwrap(), &way(ids));
+        assert_eq!(client("spiffe://d/mesh/nsmgr", &["spiffe://d/client"]), "spiffe://d/client");
+        assert_eq!(client("spiffe://d/pod", &["spiffe://d/client"]), "spiffe://d/pod");
+        // Who forges a client before itself takes its own places.
+        let forged = ["spiffe://d/victim", "spiffe://d/rogue", "spiffe://d/mesh/nsmgr"];
+        assert_eq!(client("spiffe://d/mesh/forwarder", &forged), "spiffe://d/rogue");
     }
 }

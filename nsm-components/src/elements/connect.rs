@@ -6,10 +6,11 @@
 use std::{io, time::Duration};
 
 use async_trait::async_trait;
+use prost_types::Timestamp;
 use tonic::{Code, Request as Call, Status, metadata::MetadataMap};
 use tracing::{debug, warn};
 
-use super::grpc::{claim, failure, is_broken, named, urls};
+use super::grpc::{claim, failure, is_broken, link, named, urls};
 use crate::{
     api::{
         Connection,
@@ -17,7 +18,7 @@ use crate::{
         peer::{Address, Files},
     },
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
-    transport::{Channel, Channels, MAX_HEADER_LIST},
+    transport::{self, Channel, Channels, MAX_HEADER_LIST, Token},
 };
 
 /// Largest answer that is read, in bytes.
@@ -33,6 +34,14 @@ fn nobody_listens(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// What the next process answered.
+struct Answer {
+    channel: Channel,
+    /// The token it was brought.
+    token: Token,
+    connection: Connection,
 }
 
 /// See the module.
@@ -57,8 +66,24 @@ impl Connect {
         Self { to_endpoints: true, ..self }
     }
 
+    /// The channel for a Request; it is noted if nobody is there.
+    async fn channel_noting(&self, cx: &Cx, address: &Address) -> Result<Channel> {
+        let channel = self.channels.get(address).await;
+        let refused = channel.as_ref().is_err_and(|error| nobody_listens(error));
+        cx.memory.with(|memory| memory.refused = refused);
+        self.found(address, channel)
+    }
+
     async fn channel(&self, address: &Address) -> Result<Channel> {
-        self.channels.get(address).await.map_err(|error| {
+        self.found(address, self.channels.get(address).await)
+    }
+
+    fn found(
+        &self,
+        address: &Address,
+        channel: std::result::Result<Channel, transport::Error>,
+    ) -> Result<Channel> {
+        channel.map_err(|error| {
             let gone = self.to_endpoints && address.is_local() && nobody_listens(&error);
             let kind = if gone { Kind::Gone } else { Kind::Unavailable };
             Error::caused(kind, &error)
@@ -66,7 +91,7 @@ impl Connect {
     }
 
     /// A call with the token, the time left and the files beside it.
-    fn prepare<T>(&self, cx: &Cx, channel: &Channel, message: T, files: &Files) -> Result<Call<T>> {
+    fn prepare<T>(&self, cx: &Cx, channel: &Channel, message: T, files: &Files) -> Result<(Token, Call<T>)> {
         let token =
             channel.token(self.token_life).map_err(|error| Error::caused(Kind::Unavailable, &error))?;
         let mut call = Call::new(message);
@@ -80,7 +105,7 @@ impl Connect {
                 "the next process does not take the files of more calls now",
             ));
         }
-        Ok(call)
+        Ok((token, call))
     }
 
     /// One Request over one channel.
@@ -89,38 +114,34 @@ impl Connect {
         cx: &Cx,
         channel: &Channel,
         request: &Request,
-    ) -> Result<std::result::Result<Connection, Status>> {
+    ) -> Result<(Token, std::result::Result<Connection, Status>)> {
         let message = NetworkServiceRequest {
             connection: Some(request.connection.clone()),
             mechanism_preferences: request.preferences.clone(),
         };
         let mechanisms = request.preferences.iter().chain(&request.connection.mechanism);
-        let call = self.prepare(cx, channel, message, &named(&request.files, &urls(mechanisms)))?;
+        let files = named(&request.files, &urls(mechanisms));
+        let (token, call) = self.prepare(cx, channel, message, &files)?;
         let mut client =
             NetworkServiceClient::new(channel.grpc.clone()).max_decoding_message_size(MAX_MESSAGE);
         let answer = tokio::time::timeout_at(cx.deadline, client.request(call)).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-        Ok(answer.map(tonic::Response::into_inner))
+        Ok((token, answer.map(tonic::Response::into_inner)))
     }
 
     /// Asks, and once more when the connection broke beneath: the process may just have been
     /// started anew, and a repeated Request does no harm.
-    async fn ask_again(
-        &self,
-        cx: &Cx,
-        address: &Address,
-        request: &Request,
-    ) -> Result<(Channel, Connection)> {
-        let mut channel = self.channel(address).await?;
-        let mut answer = self.ask(cx, &channel, request).await?;
+    async fn ask_again(&self, cx: &Cx, address: &Address, request: &Request) -> Result<Answer> {
+        let mut channel = self.channel_noting(cx, address).await?;
+        let (mut token, mut answer) = self.ask(cx, &channel, request).await?;
         if let Err(status) = &answer
             && is_broken(status)
             && !cx.left().is_zero()
         {
             debug!(%address, %status, "the connection broke: asking again");
             self.channels.discard(address, &channel);
-            channel = self.channel(address).await?;
-            answer = self.ask(cx, &channel, request).await?;
+            channel = self.channel_noting(cx, address).await?;
+            (token, answer) = self.ask(cx, &channel, request).await?;
         }
         // Over TCP silence may be that of a dead node; the next call shall not wait for it again.
         if !channel.is_local() && answer.as_ref().is_err_and(|status| status.code() == Code::DeadlineExceeded)
@@ -128,13 +149,13 @@ impl Connect {
             self.channels.discard(address, &channel);
         }
         let connection = answer.map_err(|status| failure(&status, address))?;
-        Ok((channel, connection))
+        Ok(Answer { channel, token, connection })
     }
 
     async fn end(&self, cx: &Cx, address: &Address, connection: Connection, files: &Files) -> Result<()> {
         let channel = self.channel(address).await?;
         let files = named(files, &urls(&connection.mechanism));
-        let call = self.prepare(cx, &channel, connection, &files)?;
+        let (_, call) = self.prepare(cx, &channel, connection, &files)?;
         let mut client = NetworkServiceClient::new(channel.grpc.clone());
         let answer = tokio::time::timeout_at(cx.deadline, client.close(call)).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
@@ -143,8 +164,9 @@ impl Connect {
 }
 
 /// The answer to a Request: what stands left of the next process is not its to change, nor is the
-/// connection's id. Else it could name another connection, or the end of another's life.
-fn answer_to(sent: &Connection, mut answer: Connection) -> Result<Connection> {
+/// connection's id. Else it could name another connection, or the end of another's life. The token of this
+/// process is the one that the next was brought: it is shown on as ours.
+fn answer_to(sent: &Connection, token: &Token, mut answer: Connection) -> Result<Connection> {
     let index = sent.path.as_ref().map_or(0, |path| path.index as usize);
     let path = answer.path.get_or_insert_default();
     if path.path_segments.len() <= index {
@@ -156,6 +178,8 @@ fn answer_to(sent: &Connection, mut answer: Connection) -> Result<Connection> {
     if let (Some(got), Some(sent)) = (path.path_segments.get_mut(index), sent.segments().get(index)) {
         got.name.clone_from(&sent.name);
         got.id.clone_from(&sent.id);
+        got.token = token.text.to_string();
+        got.expires = Some(Timestamp { seconds: token.expires, nanos: 0 });
     }
     path.index = u32::try_from(index).unwrap_or(u32::MAX);
     answer.id.clone_from(&sent.id);
@@ -172,9 +196,10 @@ impl Element for Connect {
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
         let address =
             cx.next_hop.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no next hop"))?;
-        let (channel, answered) = self.ask_again(cx, &address, &request).await?;
-        cx.memory.with(|memory| memory.server = channel.session().map(|session| session.peer.clone()));
-        let connection = answer_to(&request.connection, answered.clone());
+        let Answer { channel, token, connection: answered } = self.ask_again(cx, &address, &request).await?;
+        let server = channel.session().map(|session| (session.peer.clone(), link(session, self.token_life)));
+        cx.memory.with(|memory| memory.server = server);
+        let connection = answer_to(&request.connection, &token, answered.clone());
         let received = match &connection {
             Ok(connection) if channel.is_local() => {
                 let mut wanted = urls(&connection.mechanism);
@@ -219,10 +244,12 @@ impl Element for Connect {
 
 #[cfg(test)]
 mod tests {
-    use prost_types::Timestamp;
-
     use super::*;
     use crate::api::{Path, PathSegment};
+
+    fn brought() -> Token {
+        Token { text: "brought".into(), expires: 60 }
+    }
 
     fn connection(ids: &[&str], index: u32, expires: i64) -> Connection {
         let segment = |id: &&str| PathSegment {
@@ -237,18 +264,24 @@ mod tests {
     #[test]
     fn an_answer_changes_neither_whose_connection_it_is_nor_when_its_caller_ends() {
         let sent = connection(&["nsc", "nsmgr"], 1, 100);
-        let got = answer_to(&sent, connection(&["x", "victim", "forwarder"], 0, 0)).unwrap();
+        let mut forged = connection(&["x", "victim", "forwarder"], 0, 0);
+        forged.segment_mut(1).unwrap().token = "forged".into();
+        let got = answer_to(&sent, &brought(), forged).unwrap();
         assert_eq!(got.id, "nsmgr");
         let segments: Vec<_> = got.segments().iter().map(|segment| segment.id.as_str()).collect();
         assert_eq!(segments, ["nsc", "nsmgr", "forwarder"]);
         assert_eq!(got.segments()[0].expires.unwrap().seconds, 100);
+        assert_eq!(
+            (got.segments()[1].token.as_str(), got.segments()[1].expires.unwrap().seconds),
+            ("brought", 60)
+        );
         assert_eq!(got.path.unwrap().index, 1);
     }
 
     #[test]
     fn an_answer_without_the_way_that_was_sent_is_refused() {
         let sent = connection(&["nsc", "nsmgr"], 1, 100);
-        assert!(answer_to(&sent, connection(&["x"], 0, 0)).is_err());
-        assert!(answer_to(&sent, Connection::default()).is_err());
+        assert!(answer_to(&sent, &brought(), connection(&["x"], 0, 0)).is_err());
+        assert!(answer_to(&sent, &brought(), Connection::default()).is_err());
     }
 }

@@ -14,11 +14,12 @@ use crate::{
     elements::registry::Store,
 };
 
-/// Notes who was asked; one of them refuses.
+/// Notes who was asked; one of them refuses, one is dead.
 #[derive(Default)]
 struct Forwarders {
     asked: Mutex<Vec<String>>,
     refusing: Mutex<Option<String>>,
+    dead: Mutex<Option<String>>,
 }
 
 #[async_trait]
@@ -30,6 +31,12 @@ impl Element for Arc<Forwarders> {
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
         let name = cx.next_hop.as_ref().unwrap().to_string().replace("unix:///", "");
         self.asked.lock().push(name.clone());
+        // As `connect` does.
+        let dead = self.dead.lock().as_ref() == Some(&name);
+        cx.memory.with(|memory| memory.refused = dead);
+        if dead {
+            return Err(Error::new(Kind::Unavailable, "nobody listens"));
+        }
         if self.refusing.lock().as_ref() == Some(&name) {
             return Err(Error::new(Kind::Unavailable, "told to refuse"));
         }
@@ -135,6 +142,29 @@ async fn the_next_forwarder_is_asked_when_one_refuses_but_a_refresh_stays_with_i
     assert_eq!(asked, ["b"], "the good connection is not torn down for another forwarder");
     let anew = Connection { state: State::ReselectRequested.into(), ..connection() };
     assert_eq!(stage.ask(&cx, anew).await.0, ["a"]);
+}
+
+#[tokio::test]
+async fn a_connection_leaves_a_forwarder_that_is_gone_for_some_time_and_no_other() {
+    let stage = Stage::new(vec![]).await;
+    let cx = cx();
+    stage.ask(&cx, connection()).await.1.unwrap();
+    let later = || tokio::time::sleep(MOVE_AFTER + Duration::from_millis(20));
+    tokio::time::pause();
+    *stage.forwarders.dead.lock() = Some("a".into());
+    assert_eq!(stage.ask(&cx, connection()).await.0, ["a"], "it may just be started anew");
+    *stage.forwarders.dead.lock() = None;
+    later().await;
+    assert_eq!(stage.ask(&cx, connection()).await.0, ["a"], "and it was");
+    *stage.forwarders.dead.lock() = Some("a".into());
+    assert!(stage.ask(&cx, connection()).await.1.is_err());
+    later().await;
+    assert_eq!(stage.ask(&cx, connection()).await.0, ["a", "b"]);
+    assert_eq!(stage.ask(&cx, connection()).await.0, ["b"]);
+    stage.local.remove("b");
+    assert!(stage.ask(&cx, connection()).await.1.is_err(), "an nsmgr that was started anew knows none yet");
+    later().await;
+    assert!(stage.ask(&cx, connection()).await.0.starts_with(&["a".into()]));
 }
 
 #[tokio::test]

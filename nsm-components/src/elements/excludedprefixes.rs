@@ -112,14 +112,12 @@ impl Element for ExcludedPrefixes {
     }
 
     async fn request(&self, cx: &Cx, mut request: Request, next: Next<'_>) -> Result<Reply> {
-        let prefixes = self.now();
-        if !prefixes.is_empty() {
-            let context = request.connection.context.get_or_insert_default();
-            let excluded = &mut context.ip_context.get_or_insert_default().excluded_prefixes;
-            for prefix in prefixes {
-                if !excluded.contains(&prefix) {
-                    excluded.push(prefix);
-                }
+        // Also where nothing is excluded: endpoints of upstream need an IP context.
+        let context = request.connection.context.get_or_insert_default();
+        let excluded = &mut context.ip_context.get_or_insert_default().excluded_prefixes;
+        for prefix in self.now() {
+            if !excluded.contains(&prefix) {
+                excluded.push(prefix);
             }
         }
         next.request(cx, request).await
@@ -132,6 +130,15 @@ mod tests {
 
     use super::*;
     use crate::chain::Chain;
+
+    #[tokio::test]
+    async fn a_request_goes_on_with_an_ip_context_whatever_is_excluded() {
+        let element = ExcludedPrefixes::new("/nowhere/excluded.yaml".into());
+        let chain = Chain::new([Arc::new(element) as Arc<dyn Element>]);
+        let cx = Cx::within(Duration::from_secs(1));
+        let reply = chain.start().request(&cx, Request::default()).await.unwrap();
+        assert!(reply.connection.context.unwrap().ip_context.unwrap().excluded_prefixes.is_empty());
+    }
 
     #[tokio::test]
     async fn what_the_file_names_now_is_excluded_merged_and_once() {

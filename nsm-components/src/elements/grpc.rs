@@ -97,7 +97,7 @@ pub(super) fn accepted<T>(request: &tonic::Request<T>) -> std::result::Result<Ac
     accepted.ok_or_else(|| Status::unauthenticated("calls need a connection with mutual TLS"))
 }
 
-/// The session of a caller; tokens for it live at most that long.
+/// The session with a peer; tokens for it live at most that long.
 #[derive(Debug)]
 struct OnSession {
     session: Arc<Session>,
@@ -123,10 +123,15 @@ impl Link for OnSession {
     }
 }
 
+/// What a chain knows of the connection to a peer.
+pub(super) fn link(session: Arc<Session>, life: Duration) -> Arc<dyn Link> {
+    Arc::new(OnSession { session, life })
+}
+
 /// Who called.
 pub(super) fn caller(session: &Arc<Session>, metadata: &MetadataMap, life: Duration) -> Arc<Caller> {
     let token = Token::read(metadata).map(|token| (token.text, token.expires));
-    let link = Arc::new(OnSession { session: session.clone(), life });
+    let link = link(session.clone(), life);
     Arc::new(Caller { peer: session.peer.clone(), token, link })
 }
 

@@ -143,6 +143,13 @@ impl Monitor {
         state.connections.values().map(|shown| (shown.connection.clone(), shown.error.clone())).collect()
     }
 
+    /// How many connections there are, and how many subscribers that are still there.
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let there = state.subscribers.iter().filter(|subscriber| !subscriber.events.is_closed());
+        (state.connections.len(), there.count())
+    }
+
     fn shown(&self, id: &str) -> Option<Shown> {
         self.state.lock().connections.get(id).cloned()
     }

@@ -62,9 +62,10 @@ fn is_over(found: &Found, (labels, endpoint): &Subject) -> bool {
     known.is_some_and(|(endpoint, _)| !matching::fits(labels, service, endpoint))
 }
 
-/// Whether the client sits on this node.
+/// Whether the client sits on this node. Endpoints of upstream that make no interface answer without a
+/// mechanism; other nodes' nsmgrs always bring one.
 fn is_own(connection: &Connection) -> bool {
-    connection.mechanism.as_ref().is_some_and(|mechanism| mechanism.cls == mechanism::LOCAL)
+    connection.mechanism.as_ref().is_none_or(|mechanism| mechanism.cls != mechanism::REMOTE)
 }
 
 // === impl NetSvcMonitor ===
@@ -213,7 +214,8 @@ mod tests {
                 path: Some(Path { index: 1, path_segments: segments.into() }),
                 network_service: "finance".into(),
                 network_service_endpoint_name: "nse".into(),
-                mechanism: Some(Mechanism { cls: class.into(), ..Mechanism::kernel() }),
+                mechanism: (!class.is_empty())
+                    .then(|| Mechanism { cls: class.into(), ..Mechanism::kernel() }),
                 ..Default::default()
             };
             let request = Request { connection, ..Default::default() };
@@ -233,6 +235,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_edit_of_the_service_that_chooses_others_closes_the_connection() {
         let stage = Stage::begin(mechanism::LOCAL).await;
+        stage.services.start().register(&cx(), service("green")).await.unwrap();
+        assert!(!stage.stands().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_an_interface_is_closed_as_any_other() {
+        let stage = Stage::begin("").await;
         stage.services.start().register(&cx(), service("green")).await.unwrap();
         assert!(!stage.stands().await);
     }

@@ -35,7 +35,7 @@ impl UpdatePath {
     }
 
     fn advance(&self, cx: &Cx, request: &mut Request) -> Result<path::Restore> {
-        path::advance(&mut request.connection, &self.name, |before| self.id(cx, before))
+        path::advance(&mut request.connection, &self.name, cx.caller.is_some(), |before| self.id(cx, before))
             .map_err(|error| Error::caused(Kind::Invalid, &error))
     }
 }

@@ -32,6 +32,16 @@ pub struct Vxlan {
 // === impl Vnis ===
 
 impl Vnis {
+    /// How many are in use.
+    pub fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Marks a VNI as this connection's; false when it is another's.
     pub fn reserve(&self, vni: u32, connection: &str) -> bool {
         let mut used = self.0.lock();

@@ -224,6 +224,16 @@ impl<K: Kernel> Xconnect<K> {
         self.remove(id, files).await
     }
 
+    /// How many connections have links here.
+    pub fn len(&self) -> usize {
+        self.known.lock().len()
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether the connection has links here, and whether it was asked for since the start.
     fn knows(&self, id: &str) -> (bool, bool) {
         let known = self.known.lock();

@@ -37,6 +37,8 @@ names! {
     NSM_METRICS_LISTEN_ON,
     /// How many Requests a process works on at once; sixteen times as many wait for their turn.
     NSM_MAX_REQUESTS_IN_FLIGHT,
+    /// How long connections do not expire while the identity source cannot issue, and nobody can refresh them.
+    NSM_MAX_IDENTITY_OUTAGE,
     /// Labels of the endpoint or forwarder: `key:value,key2:value2`.
     NSM_LABELS,
     /// Network service that forwarders offer.

@@ -202,6 +202,16 @@ impl Channels {
         self.0.open.lock().sweep(now);
     }
 
+    /// How many peers have a channel, or one that is being dialled.
+    pub fn len(&self) -> usize {
+        self.0.open.lock().slots.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// What was done so far with this identity, by these channels and by listeners.
     pub fn counts(&self) -> &Arc<Counts> {
         self.0.source.counts()

@@ -64,11 +64,10 @@ impl Connector {
         let name = "localhost".try_into().map_err(|_| Error::BadCertificate("no name"))?;
         let stream = TlsConnector::from(mine.client.clone()).connect(name, wire).await.map_err(failed)?;
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let counts = self.source.counts();
-        let session = Session::new(mine, leaf, counts.clone())?;
+        let session = Session::new(mine, leaf, &self.source)?;
         self.files.trust();
         debug!(address = %self.address, peer = %session.peer.id, "connected");
-        counts.dials.add();
+        self.source.counts().dials.add();
         self.session.store(Some(Arc::new(session)));
         Ok(TokioIo::new(Told { stream, _ended: self.ended.clone().drop_guard() }))
     }

@@ -235,12 +235,11 @@ async fn handshake(wire: Wire, files: FdTable, source: &Source, quota: &Quota) -
         return Err(refused(io::Error::new(io::ErrorKind::InvalidData, "it did not ask for HTTP/2")));
     }
     let leaf = tls.peer_certificates().and_then(|chain| chain.first());
-    let counts = source.counts();
-    let session = Arc::new(Session::new(mine, leaf, counts.clone())?);
+    let session = Arc::new(Session::new(mine, leaf, source)?);
     let peer = &session.peer.id;
     let ticket = quota.take(peer).ok_or_else(|| Error::TooMany { peer: peer.clone(), most: MAX_PER_PEER })?;
     files.trust();
-    counts.accepted.add();
+    source.counts().accepted.add();
     Ok(Connection { stream, accepted: Accepted { session, files, local }, _ticket: ticket })
 }
 

@@ -11,6 +11,7 @@ mod dial;
 mod error;
 mod fds;
 mod file;
+mod issued;
 mod listener;
 mod session;
 mod svid;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-use super::{CLIENT_TOKEN, CLIENT_TOKEN_EXPIRES, Counts, Error, Svid, tls, token};
+use super::{CLIENT_TOKEN, CLIENT_TOKEN_EXPIRES, Counts, Error, Source, Svid, issued::Issued, tls, token};
 use crate::api::peer::Peer;
 
 /// A token is used again until this part of its life is over: signing costs more than everything
@@ -36,7 +36,7 @@ pub struct Token {
 /// saw, so a renewed SVID does not spoil a connection that stands.
 #[derive(Debug)]
 pub struct Session {
-    mine: Arc<Svid>,
+    pub(super) mine: Arc<Svid>,
     /// The other side.
     pub peer: Peer,
     certificate: Vec<u8>,
@@ -47,6 +47,7 @@ pub struct Session {
     /// Tokens of this process for others, as they were and as the peer can judge them.
     shown: Mutex<VecDeque<(Arc<str>, Arc<str>)>>,
     counts: Arc<Counts>,
+    given_out: Arc<Issued>,
 }
 
 pub(super) fn now() -> i64 {
@@ -61,7 +62,7 @@ impl Session {
     pub(super) fn new(
         mine: Arc<Svid>,
         leaf: Option<&CertificateDer<'_>>,
-        counts: Arc<Counts>,
+        source: &Source,
     ) -> Result<Self, Error> {
         let leaf = leaf.ok_or(Error::BadCertificate("there is none"))?;
         Ok(Self {
@@ -72,7 +73,8 @@ impl Session {
             issued: Mutex::default(),
             verified: Mutex::default(),
             shown: Mutex::default(),
-            counts,
+            counts: source.counts().clone(),
+            given_out: source.issued().clone(),
         })
     }
 
@@ -103,6 +105,7 @@ impl Session {
             token::Claims { sub: self.mine.leaf.id.clone(), aud: vec![self.peer.id.clone()], exp: end };
         let token = Token { text: token::sign(&claims, &self.mine.signer)?.into(), expires: end };
         self.counts.signatures.add();
+        self.given_out.add(&token.text, &self.mine);
         *issued = Some((token.clone(), now));
         Ok(token)
     }
@@ -126,23 +129,18 @@ impl Session {
 
     /// A token that this process gave to another peer, so that this one can judge it as well: by the
     /// key of the certificate it saw. After a renewal the two connections may have different keys.
-    /// What is no token of this process stays as it is.
+    /// What this process did not give out stays as it is, whatever it says of itself.
     pub fn show(&self, text: &str) -> Result<Arc<str>, Error> {
-        let known = |shown: &&(Arc<str>, Arc<str>)| *shown.0 == *text;
-        if let Some((_, shown)) = self.shown.lock().iter().find(known) {
-            return Ok(shown.clone());
+        if self.given_out.is_signed_by(text, &self.mine) != Some(false) {
+            return Ok(text.into());
         }
-        let own: Arc<str> = match token::verify(text, &self.mine.leaf.public_key) {
-            Err(token::Refusal::Signature) => match token::read(text) {
-                Ok(claims) if claims.sub == self.mine.leaf.id => {
-                    self.counts.signatures.add();
-                    token::sign(&claims, &self.mine.signer)?.into()
-                }
-                _ => text.into(),
-            },
-            _ => text.into(),
-        };
         let mut shown = self.shown.lock();
+        if let Some((_, known)) = shown.iter().find(|(as_it_was, _)| **as_it_was == *text) {
+            return Ok(known.clone());
+        }
+        let Ok(claims) = token::read(text) else { return Ok(text.into()) };
+        self.counts.signatures.add();
+        let own: Arc<str> = token::sign(&claims, &self.mine.signer)?.into();
         shown.truncate(KEPT - 1);
         shown.push_front((text.into(), own.clone()));
         Ok(own)

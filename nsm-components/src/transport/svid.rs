@@ -18,7 +18,7 @@ use tonic::{Request, metadata::MetadataValue, transport::Endpoint};
 use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Counts, Error, session::now, tls};
+use super::{Counts, Error, issued::Issued, session::now, tls};
 use crate::{
     api::{
         peer::Peer,
@@ -74,6 +74,7 @@ pub struct Source {
     outage: watch::Receiver<Option<Outage>>,
     socket: Arc<str>,
     counts: Arc<Counts>,
+    issued: Arc<Issued>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -138,15 +139,15 @@ impl Source {
         let follower = Follower { path, name: name.clone(), current: sender, outage: failed };
         let task = tokio::spawn(follower.run());
         let task = Arc::new(AbortOnDropHandle::new(task));
-        Self { current, outage, socket: name, counts: Arc::default(), _task: task }
+        Self { current, outage, socket: name, counts: Arc::default(), issued: Arc::default(), _task: task }
     }
 
     /// What is watched, from nowhere.
     #[cfg(test)]
     pub(super) fn watching(current: watch::Receiver<Option<Arc<Svid>>>) -> Self {
-        let (outage, counts) = (watch::channel(None).1, Arc::default());
+        let (outage, counts, issued) = (watch::channel(None).1, Arc::default(), Arc::default());
         let task = Arc::new(AbortOnDropHandle::new(tokio::spawn(async {})));
-        Self { current, outage, socket: "test".into(), counts, _task: task }
+        Self { current, outage, socket: "test".into(), counts, issued, _task: task }
     }
 
     /// The newest SVID; the first one is waited for.
@@ -173,6 +174,11 @@ impl Source {
     /// What was done with this identity so far.
     pub fn counts(&self) -> &Arc<Counts> {
         &self.counts
+    }
+
+    /// The tokens given out with this identity.
+    pub(super) fn issued(&self) -> &Arc<Issued> {
+        &self.issued
     }
 
     /// The newest SVID, if one has come.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 
-use super::{Error, mesh::Mesh};
+use super::{Error, figures, mesh::Mesh};
 use crate::{
     api::{
         connection::monitor_connection_server::MonitorConnectionServer,
@@ -75,6 +75,7 @@ fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries
             Arc::new(registry::UpdatePath::new(mesh.trust.clone()))
                 as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
             Arc::new(registry::Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
+            Arc::new(registry::ClientInfo::new(settings.common.client_info.clone())),
             Arc::new(registry::Expire::new(inner_endpoints.clone(), mesh.clock.clone())),
         ]),
         inner_services,
@@ -114,6 +115,7 @@ fn chain(
 pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop).await?;
     let (monitor, local) = (Arc::new(mesh.monitor(&settings.common.name)), LocalEntries::default());
+    figures::monitor(&mesh.metrics, &monitor);
     let registries = registries(&mesh, &settings, &local);
     let index =
         Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone(), &mesh.domain);
@@ -130,6 +132,7 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
                 forwarder_service: settings.forwarder_service.clone(),
                 monitor: monitor.clone(),
                 local,
+                outage: mesh.source.outage(),
             };
             Some(AbortOnDropHandle::new(tokio::spawn(reporter.run(client))))
         }

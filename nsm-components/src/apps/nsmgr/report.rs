@@ -21,11 +21,13 @@ use nsm_crds::{
     NodeReason, NodeService, NodeVersions, Reason, UnhealthyConnection,
 };
 use serde_json::json;
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::{
     api::{Connection, connection::State, registry::NetworkServiceEndpoint},
     elements::{LocalEntries, Monitor},
+    transport::Outage,
 };
 
 /// Field manager of everything the nsmgr writes.
@@ -47,6 +49,7 @@ pub(super) struct Reporter {
     pub forwarder_service: String,
     pub monitor: Arc<Monitor>,
     pub local: LocalEntries,
+    pub outage: watch::Receiver<Option<Outage>>,
 }
 
 /// What goes into a report.
@@ -143,14 +146,18 @@ fn endpoint(entry: &NetworkServiceEndpoint, connections: &[(Connection, Option<S
 }
 
 /// `Ready` of the node.
-fn ready(forwarders: usize, since: Timestamp) -> Condition {
-    let (status, reason, message) = if forwarders > 0 {
+fn ready(forwarders: usize, since: Timestamp, outage: Option<&Outage>) -> Condition {
+    let (status, reason, mut message) = if forwarders > 0 {
         ("True", NodeReason::Serving, "the nsmgr serves and has a forwarder".to_owned())
     } else {
         let message =
             "no forwarder is registered with this node's nsmgr: look at the forwarder's pod on this node";
         ("False", NodeReason::NoForwarder, message.to_owned())
     };
+    if let Some(Outage { reason, .. }) = outage {
+        let more = format!("; the identity source cannot issue, so no connection expires: {reason}");
+        message.push_str(&more);
+    }
     Condition {
         type_: CONDITION_READY.to_owned(),
         status: status.to_owned(),
@@ -183,7 +190,7 @@ impl Reporter {
             }
             let mut status = self.status(&mut since);
             status.observed_instance.clone_from(&instance);
-            status.conditions = vec![ready(forwarders, changed_at.1)];
+            status.conditions = vec![ready(forwarders, changed_at.1, self.outage.borrow().as_ref())];
             if written.as_ref() == Some(&status) {
                 continue;
             }
@@ -314,5 +321,14 @@ mod tests {
         assert_eq!(endpoint.connections, 2);
         assert_eq!(endpoint.pod_namespace.as_deref(), Some("demo"));
         assert_eq!(endpoint.pod_name.as_deref(), Some("nse-0"));
+    }
+
+    #[test]
+    fn an_outage_of_the_identity_source_is_a_reason_that_is_shown_and_the_node_serves_on() {
+        let outage = Outage { since: tokio::time::Instant::now(), reason: "nobody listens".into() };
+        let [during, after] = [Some(&outage), None].map(|outage| ready(1, Timestamp::now(), outage));
+        assert_eq!((during.status.as_str(), during.reason), ("True", after.reason));
+        assert!(during.message.contains("no connection expires: nobody listens"), "{}", during.message);
+        assert!(!after.message.contains("identity"), "{}", after.message);
     }
 }

@@ -14,7 +14,7 @@ use tracing::debug;
 
 pub use self::wire::Wire;
 use self::{
-    events::{bounded, with_files},
+    events::{bounded, opened, with_files},
     lanes::Lanes,
 };
 use crate::{
@@ -158,8 +158,14 @@ impl<T: Wire> RegistryElement<T> for Connect {
         let place = watch.then(|| self.lanes.take()).transpose()?;
         let channel = self.channel(place.as_ref().map_or(0, lanes::Place::lane)).await?;
         let call = self.prepare(&channel, T::query(query), None)?;
-        let answer = self.limited(cx, &channel, T::call_find(&channel, call)).await;
-        let answers = answer.map_err(|status| failure(&status, &self.address))?.into_inner();
+        let asked = channel.clone();
+        let asking = async move { T::call_find(&asked, call).await };
+        let answer = if watch {
+            self.limited(cx, &channel, opened(asking)).await
+        } else {
+            self.limited(cx, &channel, async { Ok(asking.await?.into_inner().boxed()) }).await
+        };
+        let answers = answer.map_err(|status| failure(&status, &self.address))?;
         let events = answers.filter_map({
             let address = self.address.to_string();
             move |answer| {

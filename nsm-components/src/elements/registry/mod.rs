@@ -2,6 +2,7 @@
 
 mod access;
 mod authorize;
+mod clientinfo;
 mod connect;
 mod expire;
 mod interdomain;
@@ -17,6 +18,7 @@ mod updatepath;
 pub use self::{
     access::Access,
     authorize::Authorize,
+    clientinfo::ClientInfo,
     connect::{Connect, Wire},
     expire::Expire,
     interdomain::Interdomain,

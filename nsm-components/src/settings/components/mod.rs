@@ -59,6 +59,8 @@ pub struct Common {
     pub dial_timeout: Duration,
     /// `NSM_MAX_REQUESTS_IN_FLIGHT`, 256.
     pub max_requests: usize,
+    /// `NSM_MAX_IDENTITY_OUTAGE`, 24 hours.
+    pub max_identity_outage: Duration,
     /// `NSM_SERVER_POLICIES`, for Requests and Closes.
     pub server_policies: Vec<String>,
     /// `NSM_REGISTRY_SERVER_POLICIES`, for registrations.
@@ -90,6 +92,7 @@ impl Common {
             max_token_lifetime: reader.duration(vars::NSM_MAX_TOKEN_LIFETIME, 10 * MINUTE),
             dial_timeout: reader.duration(vars::NSM_DIAL_TIMEOUT, dial_timeout),
             max_requests: reader.count(vars::NSM_MAX_REQUESTS_IN_FLIGHT, 256, 1..=4096),
+            max_identity_outage: reader.duration(vars::NSM_MAX_IDENTITY_OUTAGE, 24 * 60 * MINUTE),
             server_policies: reader
                 .list(vars::NSM_SERVER_POLICIES, "etc/nsm/opa/common/.*.rego,etc/nsm/opa/server/.*.rego"),
             registry_policies: reader.list(

@@ -155,24 +155,45 @@ async fn calls_are_counted_by_their_methods() {
     assert_eq!(seen, [(crate::transport::OTHER, 3)]);
 }
 
+/// Two connections of one process that have different keys, as after a renewal.
+async fn renewed(two: &Two) -> [Arc<Session>; 2] {
+    let before = two.channels.get(&two.address).await.unwrap().session().unwrap();
+    two.identity.give(with_roots_of(two.ca.svid("spiffe://d/a", HOUR), &two.ca));
+    two.channels.forget(&two.address);
+    let after = two.channels.get(&two.address).await.unwrap().session().unwrap();
+    [before, after]
+}
+
 #[tokio::test]
 async fn a_token_for_another_is_shown_signed_by_the_key_that_the_peer_saw() {
-    // One identity, two keys: as after a renewal.
-    let [before, after] = [two(), two()];
-    let counts = before.channels.counts().clone();
-    let [before, after] =
-        [before.channels.get(&before.address).await, after.channels.get(&after.address).await];
-    let [before, after] = [before.unwrap().session().unwrap(), after.unwrap().session().unwrap()];
-    let life = Duration::from_mins(10);
-    let [own, other] = [before.token(life).unwrap().text, after.token(life).unwrap().text];
+    let two = two();
+    let counts = two.channels.counts().clone();
+    let [before, after] = renewed(&two).await;
+    let [own, other] = [before.token(HOUR / 6).unwrap().text, after.token(HOUR / 6).unwrap().text];
     let shown = before.show(&other).unwrap();
-    // The peer here is this process itself.
-    assert_eq!(token::verify(&shown, &before.peer.public_key), token::read(&other));
+    assert_eq!(token::verify(&shown, &before.mine.leaf.public_key), token::read(&other));
     let signatures = counts.signatures.get();
     assert_eq!(before.show(&other).unwrap(), shown);
     assert_eq!(before.show(&own).unwrap(), own);
     assert_eq!(&*before.show("a stranger's").unwrap(), "a stranger's");
     assert_eq!(counts.signatures.get(), signatures, "nothing is signed twice or without need");
+    assert_eq!(counts.verifications.get(), 0, "what this process gave out need not be verified");
+}
+
+#[tokio::test]
+async fn what_only_claims_to_be_a_token_of_this_process_is_never_signed() {
+    let two = two();
+    let [before, after] = renewed(&two).await;
+    let stranger =
+        jsonwebtoken::EncodingKey::from_ec_der(&rcgen::KeyPair::generate().unwrap().serialize_der());
+    let claims =
+        token::Claims { sub: "spiffe://d/a".into(), aud: vec!["spiffe://d/b".into()], exp: i64::MAX };
+    let forged = token::sign(&claims, &stranger).unwrap();
+    let signatures = two.channels.counts().signatures.get();
+    for session in [before, after] {
+        assert_eq!(*session.show(&forged).unwrap(), *forged);
+    }
+    assert_eq!(two.channels.counts().signatures.get(), signatures);
 }
 
 #[tokio::test]

@@ -2,9 +2,10 @@
 
 use std::{pin::pin, time::Duration};
 
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream, stream::BoxStream};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
+use tonic::{Response, Status};
 use tracing::debug;
 
 use super::Wire;
@@ -17,8 +18,31 @@ use crate::{
 /// Longest wait for the sockets of endpoints that come together.
 pub(super) const SOCKETS: Duration = Duration::from_secs(1);
 
+/// Longest wait for the head of a watch's answer.
+const HEAD: Duration = Duration::from_millis(250);
+
 /// Events that wait to be read, and how long a full queue holds the peer up.
 const QUEUE: (usize, Duration) = (1024, Duration::from_secs(5));
+
+/// The answers of a watch. Upstream's registries send the head of an answer only with its first event,
+/// and there may be none for long: a watch whose head does not come is open all the same.
+pub(super) async fn opened<A, S>(
+    call: impl Future<Output = std::result::Result<Response<S>, Status>> + Send + 'static,
+) -> std::result::Result<BoxStream<'static, std::result::Result<A, Status>>, Status>
+where
+    A: Send + 'static,
+    S: Stream<Item = std::result::Result<A, Status>> + Send + 'static,
+{
+    let mut call = Box::pin(call);
+    if let Ok(answer) = tokio::time::timeout(HEAD, &mut call).await {
+        return answer.map(|answer| answer.into_inner().boxed());
+    }
+    let late = stream::once(call).flat_map(|answer| match answer {
+        Ok(answer) => answer.into_inner().left_stream(),
+        Err(status) => stream::once(std::future::ready(Err(status))).right_stream(),
+    });
+    Ok(late.boxed())
+}
 
 /// The events, read from the peer whether somebody takes them or not: what nobody reads would fill the
 /// window of the whole connection and hold up everybody else's. Who does not read is cut off.
@@ -104,6 +128,25 @@ mod tests {
         let all: Vec<_> = with_files(events, FdTable::default(), |files| files, None).collect().await;
         assert_eq!(all.len(), 50);
         assert!(begin.elapsed() <= SOCKETS + Duration::from_millis(100), "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_whose_answer_has_no_head_yet_is_open_and_tells_what_comes_later() {
+        let begin = Instant::now();
+        let answer = |events: Vec<std::result::Result<u8, Status>>| async move {
+            tokio::time::sleep(Duration::from_mins(1)).await;
+            Ok(Response::new(stream::iter(events)))
+        };
+        let events = opened(answer(vec![Ok(1), Ok(2)])).await.unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        assert_eq!(events.map(|event| event.unwrap()).collect::<Vec<_>>().await, [1, 2]);
+        let refused = async {
+            tokio::time::sleep(Duration::from_mins(1)).await;
+            Err::<Response<stream::Empty<std::result::Result<u8, Status>>>, _>(Status::unavailable("x"))
+        };
+        assert!(opened(refused).await.unwrap().next().await.unwrap().is_err());
+        let at_once = async { Err::<Response<stream::Empty<_>>, _>(Status::unavailable("x")) };
+        assert!(opened::<u8, _>(at_once).await.is_err(), "who is refused at once is told so");
     }
 
     #[tokio::test(start_paused = true)]

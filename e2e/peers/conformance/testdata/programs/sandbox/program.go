@@ -131,8 +131,11 @@ func init() {
 			"NSM_REGISTRY_URL="+settings.Registry.String(),
 		)
 	}
-	memory.Supply = func(ctx context.Context, tokens token.GeneratorFunc) registry.Registry {
-		return start(ctx, "registry", tokens)
+	memory.Supply = func(ctx context.Context, tokens token.GeneratorFunc, proxy *url.URL) registry.Registry {
+		if proxy == nil {
+			return start(ctx, "registry", tokens)
+		}
+		return start(ctx, "registry", tokens, "NSM_PROXY_REGISTRY_URL="+proxy.String())
 	}
 }
 
