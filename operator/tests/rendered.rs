@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, env, fs, path::Path};
 
-use nsm_components::settings;
+use nsm_components::{api::trust::Trust, settings};
 use nsm_crds::{NSMConfig, NSMConfigSpec, NetworkServiceEndpoint, NetworkServiceEndpointSpec, Workload};
 use nsm_operator::{
     object::Desired,
@@ -177,4 +177,15 @@ fn the_processes_read_what_is_rendered_for_them() {
     assert_eq!((nse.endpoint.common.name.as_str(), nse.cidr_prefix.len()), ("pod-1", 2));
     assert_eq!(nse.endpoint.labels["app"], "gateway");
     assert_eq!(environment("gateway")["NSM_LOG_LEVEL"], "DEBUG");
+    // Of the mesh are its node daemons, wherever the process runs.
+    for common in [&nsmgr.common, &forwarder.common, &nse.endpoint.common] {
+        let trust = Trust::new(&common.trusted_ids, "spiffe://k8s.nsm/ns/demo/sa/default/pod/pod-1");
+        for account in ["nsmgr", "forwarder"] {
+            let id = format!("spiffe://k8s.nsm/ns/nsm-system/sa/{account}");
+            assert!(trust.trusts(&format!("{id}/node/node1")), "{id}");
+            assert!(!trust.trusts(&format!("{id}/pod/pod-1")), "{id}");
+        }
+        assert!(!trust.trusts("spiffe://k8s.nsm/ns/demo/sa/nsmgr/node/node1"));
+        assert!(!trust.trusts("spiffe://k8s.nsm/ns/demo/sa/default/pod/pod-1"));
+    }
 }

@@ -39,7 +39,8 @@ use crate::{story::IFNAME, stranger::Stranger};
 const LIFE: Duration = Duration::from_mins(5);
 
 /// The mesh's processes. The test has an ID of the same user, and is none.
-const TRUSTED: &str = "spiffe://host.nsm/host/uid/0/nsmgr-,spiffe://host.nsm/host/uid/0/forwarder-";
+const TRUSTED: &str = "spiffe://host.nsm/host/uid/0/nsmgr-1,spiffe://host.nsm/host/uid/0/nsmgr-2,\
+                       spiffe://host.nsm/host/uid/0/forwarder-1,spiffe://host.nsm/host/uid/0/forwarder-2";
 
 fn mesh() -> Mesh {
     Mesh::start_with(LIFE, &[("NSM_TRUSTED_IDS", TRUSTED)]).unwrap()

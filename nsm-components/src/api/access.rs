@@ -43,19 +43,23 @@ impl NetworkService {
     }
 }
 
+const SCHEME: &str = "spiffe://";
+
 /// Whether an ID is the one that a rule names or lies below it. A rule that is no SPIFFE ID is the
 /// path of one in the mesh's own trust domain.
 fn covers(rule: &str, id: &str, domain: &str) -> bool {
-    const SCHEME: &str = "spiffe://";
-    let rule = rule.trim_end_matches('/');
-    let rest = match (rule.strip_prefix(SCHEME), id.strip_prefix(SCHEME)) {
-        (Some(rule), Some(id)) => id.strip_prefix(rule),
-        (None, Some(id)) if !rule.is_empty() => {
-            let path = id.strip_prefix(domain).and_then(|path| path.strip_prefix('/'));
-            path.and_then(|path| path.strip_prefix(rule.trim_start_matches('/')))
-        }
-        _ => None,
-    };
+    if rule.starts_with(SCHEME) {
+        return lies_below(rule, id);
+    }
+    let rule = rule.trim_matches('/');
+    !rule.is_empty() && lies_below(&format!("{SCHEME}{domain}/{rule}"), id)
+}
+
+/// Whether a SPIFFE ID is another one or lies below it: its first parts are that one, whole ones.
+pub(super) fn lies_below(above: &str, id: &str) -> bool {
+    let above = above.trim_end_matches('/');
+    let both = above.strip_prefix(SCHEME).zip(id.strip_prefix(SCHEME));
+    let rest = both.and_then(|(above, id)| id.strip_prefix(above));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

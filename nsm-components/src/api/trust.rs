@@ -1,12 +1,14 @@
 //! Which processes may speak for others: pass their messages on, offer forwarders, register
 //! addresses that others shall call. Upstream lets everybody; here it is the mesh's own processes.
 
+use super::access::lies_below;
+
 /// SPIFFE IDs that are trusted with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// Everybody, as upstream.
     Everybody,
-    /// IDs that begin with one of these.
+    /// These IDs and those below them: parts of an ID count whole.
     Prefixes(Vec<String>),
     /// Node daemons: IDs that begin with this and name a node instead of a pod.
     NodeDaemons(String),
@@ -50,7 +52,7 @@ impl Trust {
     pub fn trusts(&self, id: &str) -> bool {
         match self {
             Self::Everybody => true,
-            Self::Prefixes(prefixes) => prefixes.iter().any(|prefix| id.starts_with(prefix.as_str())),
+            Self::Prefixes(prefixes) => prefixes.iter().any(|prefix| lies_below(prefix, id)),
             Self::NodeDaemons(prefix) => id.starts_with(prefix.as_str()) && id[prefix.len()..].contains(NODE),
         }
     }
@@ -103,7 +105,19 @@ mod tests {
         let list = |text: &str| Trust::new(&[text.to_owned()], "spiffe://d/x");
         assert!(list("spiffe://d/ns/a/").trusts("spiffe://d/ns/a/b"));
         assert!(!list("spiffe://d/ns/a/").trusts("spiffe://d/x"));
+        assert!(list("spiffe://d/ns/a").trusts("spiffe://d/ns/a/b"));
         assert!(list("*").trusts("anybody"));
         assert!(!Trust::new(&[], "spiffe://d/odd").trusts("spiffe://d/ns/a"));
+    }
+
+    #[test]
+    fn parts_of_an_id_count_whole() {
+        let trust = Trust::new(&["spiffe://d/nsmgr".to_owned()], "spiffe://d/x");
+        assert!(trust.trusts("spiffe://d/nsmgr") && trust.trusts("spiffe://d/nsmgr/n1"));
+        assert!(!trust.trusts("spiffe://d/nsmgr-x") && !trust.trusts("spiffe://d"));
+        assert!(!Trust::new(&[], "spiffe://d/nse").trusts("spiffe://d/nse-2"));
+        for odd in ["", "/", "spiffe://", "spiffe:", "d", "nsmgr"] {
+            assert!(!Trust::new(&[odd.to_owned()], "spiffe://d/x").trusts("spiffe://d/nsmgr"), "{odd}");
+        }
     }
 }

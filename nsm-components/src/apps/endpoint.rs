@@ -121,7 +121,10 @@ fn chain(
         mesh.admit(),
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
-        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.server_policies.clone())),
+        // Who may use the service was judged by the nsmgr: nobody comes past it.
+        Arc::new(
+            Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.server_policies.clone()),
+        ),
         Arc::new(mesh.session(Chain::new(inner), Policy::Expire)),
     ])
 }

@@ -75,8 +75,8 @@ names! {
     NSM_REGISTER_SERVICE,
     /// Whether an endpoint takes its registration back when it stops.
     NSM_UNREGISTER_ITSELF,
-    /// SPIFFE IDs, by their beginnings, of processes that may speak for others; `*` is everybody, as
-    /// upstream. Without it: the mesh's own processes.
+    /// SPIFFE IDs, by their first parts, of processes that may speak for others and ask endpoints; `*`
+    /// is everybody, as upstream. Without it: the mesh's own processes, as far as the own ID tells.
     NSM_TRUSTED_IDS,
     /// Folder for the sockets and files of the process.
     NSM_BASE_DIR,

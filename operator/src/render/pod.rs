@@ -19,7 +19,7 @@ use k8s_openapi::{
 use nsm_components::{api::names as wire, settings::vars};
 
 use super::Mesh;
-use crate::names;
+use crate::names::{self, component};
 
 /// Labels of an object of a component.
 pub(super) fn labels(component: &str) -> BTreeMap<String, String> {
@@ -62,7 +62,17 @@ pub(super) fn member_env(mesh: &Mesh) -> Vec<EnvVar> {
     let mut env = common_env(mesh);
     env.push(value(vars::SPIFFE_ENDPOINT_SOCKET, format!("unix://{}", wire::IDENTITY_SOCKET)));
     env.push(value(vars::NSM_MAX_TOKEN_LIFETIME, &mesh.max_token_lifetime));
+    env.push(value(vars::NSM_TRUSTED_IDS, trusted_ids(mesh)));
     env
+}
+
+/// The mesh's own processes, which pods in other namespaces do not know by their own ID: the node
+/// daemons, and no pod of the same accounts.
+fn trusted_ids(mesh: &Mesh) -> String {
+    let (domain, namespace) = (&mesh.trust_domain, &mesh.namespace);
+    [component::NSMGR, component::FORWARDER]
+        .map(|account| format!("spiffe://{domain}/ns/{namespace}/sa/{account}/node"))
+        .join(",")
 }
 
 /// A folder of the node, made when it is missing, and where the container sees it.

@@ -1,5 +1,6 @@
 //! `localbypass`: the registry knows the endpoints of this node under the nsmgr's public URL; the
-//! processes on the node get the endpoints' own sockets (protocol §4.7).
+//! mesh's processes get the endpoints' own sockets (protocol §4.7). Whoever else asks gets its own
+//! alone: with another's it would go past the nsmgr, and with that past who may use a service.
 
 mod translated;
 
@@ -85,24 +86,54 @@ impl LocalBypass {
         }
     }
 
+    fn viewer(&self, cx: &RegistryCx) -> Viewer {
+        let stranger = cx.caller.as_ref().filter(|_| !self.is_trusted(cx));
+        Viewer(stranger.map(|caller| caller.peer.id.clone()))
+    }
+
     fn is_forwarder(&self, entry: &NetworkServiceEndpoint) -> bool {
         entry.network_service_names.contains(&self.forwarder_service)
     }
 
-    /// An entry of the registry as this node's processes shall see it; none for one that is said to
-    /// be here but is not: it did not register since this process started.
-    fn translate(&self, mut event: Event<NetworkServiceEndpoint>) -> Option<Event<NetworkServiceEndpoint>> {
+    /// An entry of the registry as the one who asks shall see it; none for one that is said to be here
+    /// but is not: it did not register since this process started.
+    fn translate(
+        &self,
+        mut event: Event<NetworkServiceEndpoint>,
+        viewer: &Viewer,
+    ) -> Option<Event<NetworkServiceEndpoint>> {
         match self.local.get(&event.entry.name) {
-            Some((_, address)) if event.entry.url == self.public_url => {
-                event.entry.url = address.to_string();
-                if let Address::File(key, file) = address {
-                    event.files.insert(key, file);
-                }
+            Some((known, address)) if event.entry.url == self.public_url => {
+                self.show(&mut event, address, viewer.sees(&known));
                 Some(event)
             }
             None if event.entry.url == self.public_url && !event.deleted => None,
             _ => Some(event),
         }
+    }
+
+    /// Puts the endpoint's own socket into an event, or what everybody may know.
+    fn show(&self, event: &mut Event<NetworkServiceEndpoint>, address: Address, seen: bool) {
+        if !seen {
+            event.entry.url.clone_from(&self.public_url);
+            event.files = Files::default();
+            return;
+        }
+        event.entry.url = address.to_string();
+        if let Address::File(key, file) = address {
+            event.files.insert(key, file);
+        }
+    }
+}
+
+/// Who asks: a process of the mesh, or another with its SPIFFE ID.
+#[derive(Clone, Debug)]
+struct Viewer(Option<String>);
+
+impl Viewer {
+    /// Whether it may have the endpoint's socket.
+    fn sees(&self, entry: &NetworkServiceEndpoint) -> bool {
+        self.0.as_ref().is_none_or(|id| entry.path_ids.first() == Some(id))
     }
 }
 
@@ -131,29 +162,18 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
             let message = format_args!("{MAX_ENTRIES} endpoints are registered on this node already");
             return Err(Error::new(Kind::Exhausted, message));
         }
-        let (name, url) = (entry.name.clone(), entry.url.clone());
-        let before = self.local.get(&entry.name);
-        // First here: watchers of the registry hear of it before the registry's answer is back.
-        self.local.insert(entry.clone(), address.clone());
-        let stored = if self.is_forwarder(&entry) {
-            Ok(entry)
+        let url = entry.url.clone();
+        // Known here once the registry agreed, not before: whoever gives the call up holds no name.
+        // Watchers to whom the registry told it meanwhile hear of it by the change here.
+        let mut stored = if self.is_forwarder(&entry) {
+            entry
         } else {
             entry.url.clone_from(&self.public_url);
-            next.register(cx, entry).await
+            next.register(cx, entry).await?
         };
-        match stored {
-            Ok(mut stored) => {
-                stored.url = url;
-                self.local.insert(stored.clone(), address);
-                Ok(stored)
-            }
-            Err(error) => {
-                if before.is_none() {
-                    self.local.remove(&name);
-                }
-                Err(error)
-            }
-        }
+        stored.url = url;
+        self.local.insert(stored.clone(), address);
+        Ok(stored)
     }
 
     async fn unregister(
@@ -179,16 +199,16 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
         mut query: Query<NetworkServiceEndpoint>,
         next: RegistryNext<'_, NetworkServiceEndpoint>,
     ) -> Result<Events<NetworkServiceEndpoint>> {
+        let viewer = self.viewer(cx);
         if self.is_forwarder(&query.like) {
             let found = self.local.serving(&self.forwarder_service).into_iter();
             let found: Vec<_> = found
                 .filter(|(entry, _)| query.like.finds(entry))
                 .map(|(entry, address)| {
-                    let mut files = Files::default();
-                    if let Address::File(key, file) = address {
-                        files.insert(key, file);
-                    }
-                    Ok(Event { entry, deleted: false, files })
+                    let seen = viewer.sees(&entry);
+                    let mut event = Event { entry, deleted: false, files: Files::default() };
+                    self.show(&mut event, address, seen);
+                    Ok(event)
                 })
                 .collect();
             let end = if query.watch { stream::pending().boxed() } else { stream::empty().boxed() };
@@ -198,124 +218,9 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
         // Before the registry is asked: what comes here meanwhile is seen at the latest afterwards.
         let changes = query.watch.then(|| self.local.changes());
         let found = next.find(cx, query).await?;
-        Ok(translated(self.clone(), found, changes))
+        Ok(translated((self.clone(), viewer), found, changes))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
-
-    use super::*;
-    use crate::{
-        api::peer::Peer,
-        chain::{Caller, RegistryChain},
-        elements::registry::Store,
-        transport::file_key,
-    };
-
-    const POD: &str = "spiffe://d/ns/demo/sa/default/pod/a";
-    const OTHER: &str = "spiffe://d/ns/demo/sa/default/pod/b";
-    const FORWARDER: &str = "spiffe://d/ns/nsm-system/sa/forwarder/node/n1";
-
-    fn chain() -> (LocalEntries, RegistryChain<NetworkServiceEndpoint>) {
-        let local = LocalEntries::default();
-        let trust = Trust::new(&[], "spiffe://d/ns/nsm-system/sa/nsmgr/node/n1");
-        let bypass = LocalBypass::new("tcp://10.0.0.1:5001", "forwarder", local.clone(), trust);
-        (local, RegistryChain::new([Arc::new(bypass) as Arc<dyn RegistryElement<_>>]))
-    }
-
-    /// A call of this process, with a socket beside it, and the socket's URL.
-    fn call(id: &str) -> (RegistryCx, String) {
-        let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        let socket = Arc::new(OwnedFd::from(socket));
-        let key = file_key(&socket).unwrap();
-        let mut cx = RegistryCx::within(Duration::from_secs(1));
-        cx.files.insert(key, socket);
-        let peer = Peer { id: id.into(), public_key: Vec::new(), not_after: 0 };
-        cx.caller = Some(Arc::new(Caller::test(peer)));
-        (cx, key.to_string())
-    }
-
-    async fn register(
-        chain: &RegistryChain<NetworkServiceEndpoint>,
-        id: &str,
-        name: &str,
-        service: &str,
-        url: Option<&str>,
-    ) -> Result<NetworkServiceEndpoint> {
-        let (cx, own) = call(id);
-        let entry = NetworkServiceEndpoint {
-            name: name.into(),
-            network_service_names: vec![service.into()],
-            url: url.map_or(own, str::to_owned),
-            path_ids: vec![id.into()],
-            ..Default::default()
-        };
-        chain.start().register(&cx, entry).await
-    }
-
-    #[tokio::test]
-    async fn nobody_takes_or_removes_anothers_name() {
-        let (local, chain) = chain();
-        register(&chain, POD, "nse", "finance", None).await.unwrap();
-        assert_eq!(register(&chain, OTHER, "nse", "finance", None).await.unwrap_err().kind, Kind::Denied);
-        let entry = |id: &str| NetworkServiceEndpoint {
-            name: "nse".into(),
-            path_ids: vec![id.into()],
-            ..Default::default()
-        };
-        let refused = chain.start().unregister(&call(OTHER).0, entry(OTHER)).await.unwrap_err();
-        assert_eq!(refused.kind, Kind::Denied);
-        assert!(local.get("nse").is_some());
-        chain.start().unregister(&call(POD).0, entry(POD)).await.unwrap();
-        assert!(local.is_empty());
-    }
-
-    #[tokio::test]
-    async fn only_processes_of_the_mesh_offer_forwarders_and_register_addresses() {
-        let (local, chain) = chain();
-        assert_eq!(register(&chain, POD, "a", "forwarder", None).await.unwrap_err().kind, Kind::Denied);
-        let tcp = Some("tcp://10.0.0.9:1");
-        assert_eq!(register(&chain, POD, "b", "finance", tcp).await.unwrap_err().kind, Kind::Denied);
-        let path = Some("unix:///run/other.sock");
-        assert_eq!(register(&chain, POD, "c", "finance", path).await.unwrap_err().kind, Kind::Denied);
-        assert!(local.is_empty());
-        register(&chain, FORWARDER, "forwarder-n1", "forwarder", None).await.unwrap();
-        register(&chain, FORWARDER, "d", "finance", tcp).await.unwrap();
-    }
-
-    /// As the nsmgr keeps it, before a registry.
-    fn mesh() -> (LocalEntries, RegistryChain<NetworkServiceEndpoint>) {
-        let local = LocalEntries::default();
-        let trust = Trust::new(&[], "spiffe://d/ns/nsm-system/sa/nsmgr/node/n1");
-        let bypass = LocalBypass::new("tcp://10.0.0.1:5001", "forwarder", local.clone(), trust);
-        (local, RegistryChain::new([Arc::new(bypass) as Arc<dyn RegistryElement<_>>, Store::in_memory()]))
-    }
-
-    async fn next(events: &mut Events<NetworkServiceEndpoint>) -> (String, bool) {
-        let event = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
-        let event = event.unwrap().unwrap().unwrap();
-        assert!(event.deleted || event.files.by_url(&event.entry.url).is_some());
-        (event.entry.url, event.deleted)
-    }
-
-    #[tokio::test]
-    async fn watchers_of_this_node_hear_what_the_registry_takes_for_a_refresh() {
-        let (local, chain) = mesh();
-        let query = || Query::changes(NetworkServiceEndpoint::default());
-        register(&chain, POD, "nse", "finance", None).await.unwrap();
-        // The nsmgr is started anew: the registry knows the endpoint, this process does not yet.
-        local.remove("nse");
-        let mut events = chain.start().find(&call(POD).0, query()).await.unwrap();
-        assert!(tokio::time::timeout(Duration::from_millis(50), events.next()).await.is_err());
-        let back = register(&chain, POD, "nse", "finance", None).await.unwrap().url;
-        assert_eq!(next(&mut events).await, (back.clone(), false));
-        // The endpoint is started anew and listens on another socket.
-        let other = register(&chain, POD, "nse", "finance", None).await.unwrap().url;
-        assert_ne!(other, back);
-        assert_eq!(next(&mut events).await, (other.clone(), false));
-        local.remove("nse");
-        assert_eq!(next(&mut events).await, (other, true));
-    }
-}
+mod tests;

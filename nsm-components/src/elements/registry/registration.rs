@@ -19,6 +19,9 @@ const CALL: Duration = Duration::from_secs(15);
 /// Pauses between tries.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// Shortest time between two refreshes: an endpoint whose clock is ahead believes all lives over.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Longest time between two refreshes, whatever life was granted.
 const MAX_INTERVAL: Duration = Duration::from_hours(1);
 
@@ -126,7 +129,7 @@ impl Keeper {
         // The expiration is the registry's to say each time anew: the old one would only shrink.
         let stored = self.endpoints.start().register(&self.context(), self.entry.clone()).await?;
         let life = stored.expiration_time.map_or(MAX_INTERVAL, |time| self.clock.until(time.seconds));
-        Ok((life * 2 / 3).min(MAX_INTERVAL))
+        Ok((life * 2 / 3).clamp(MIN_INTERVAL, MAX_INTERVAL))
     }
 
     async fn watch(&self) -> Result<Events<NetworkServiceEndpoint>> {
@@ -224,5 +227,51 @@ mod tests {
         );
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(registry.registrations.load(Ordering::Relaxed), 2);
+    }
+
+    /// Grants lives that are over by the endpoint's clock.
+    #[derive(Default)]
+    struct Behind(AtomicUsize);
+
+    #[async_trait]
+    impl RegistryElement<NetworkServiceEndpoint> for Behind {
+        fn name(&self) -> &'static str {
+            "behind"
+        }
+
+        async fn register(
+            &self,
+            _: &RegistryCx,
+            entry: NetworkServiceEndpoint,
+            _: RegistryNext<'_, NetworkServiceEndpoint>,
+        ) -> Result<NetworkServiceEndpoint> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let expiration_time = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
+            Ok(NetworkServiceEndpoint { expiration_time, ..entry })
+        }
+
+        async fn find(
+            &self,
+            _: &RegistryCx,
+            _: Query<NetworkServiceEndpoint>,
+            _: RegistryNext<'_, NetworkServiceEndpoint>,
+        ) -> Result<Events<NetworkServiceEndpoint>> {
+            Ok(stream::pending().boxed())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_whose_clock_is_ahead_does_not_register_all_the_time() {
+        let registry = Arc::new(Behind::default());
+        let entry = NetworkServiceEndpoint { name: "a".into(), ..NetworkServiceEndpoint::default() };
+        let _registration = Registration::start(
+            RegistryChain::new([]),
+            RegistryChain::new([registry.clone() as _]),
+            Arc::new(SystemClock),
+            Vec::new(),
+            entry,
+        );
+        tokio::time::sleep(Duration::from_millis(4_500)).await;
+        assert_eq!(registry.0.load(Ordering::Relaxed), 5);
     }
 }

@@ -1,10 +1,11 @@
 //! The registry API as a gRPC server: a chain for network services and one for endpoints.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request as Call, Response, Status, metadata::MetadataValue};
+use tracing::Instrument;
 
 use super::Wire;
 use crate::{
@@ -18,10 +19,14 @@ use crate::{
         registry_path::{METADATA_KEY, RegistryPath},
     },
     chain::{RegistryChain, RegistryCx},
+    daemon::{Admission, Refusal},
     elements::grpc::{accepted, caller, claim, deadline, status},
 };
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Most registrations that are worked on at once.
+const AT_ONCE: usize = 256;
 
 /// Serves both registries.
 #[derive(Clone)]
@@ -29,6 +34,7 @@ pub struct RegistryService {
     services: RegistryChain<NetworkService>,
     endpoints: RegistryChain<NetworkServiceEndpoint>,
     token_life: Duration,
+    admission: Arc<Admission>,
     stop: CancellationToken,
 }
 
@@ -41,7 +47,8 @@ impl RegistryService {
         token_life: Duration,
         stop: CancellationToken,
     ) -> Self {
-        Self { services, endpoints, token_life, stop }
+        let admission = Admission::new(AT_ONCE, stop.clone());
+        Self { services, endpoints, token_life, admission, stop }
     }
 
     /// What travels beside the call, and the socket its URL names.
@@ -62,6 +69,42 @@ impl RegistryService {
     }
 }
 
+impl RegistryService {
+    /// Works on a registration in a task of its own: a caller that goes away leaves nothing half done.
+    async fn finish<M: Send + 'static>(
+        &self,
+        cx: &RegistryCx,
+        work: impl Future<Output = crate::chain::Result<M>> + Send + 'static,
+    ) -> Result<Response<M>, Status> {
+        let caller = cx.caller.as_ref().map_or("", |caller| &caller.peer.id);
+        let level = cx.path.lock().index as usize;
+        let place = self.admission.enter(caller, level, cx.deadline).await;
+        let place = place.map_err(|refusal| crowded(caller, &refusal))?;
+        let task = async move {
+            let done = work.await;
+            drop(place);
+            done
+        };
+        let done = tokio::spawn(task.in_current_span()).await;
+        let done = done.map_err(|error| Status::internal(format!("a registration was cut: {error}")))?;
+        Ok(answer(cx, done.map_err(|error| status(&error))?))
+    }
+}
+
+/// Why a registration was not begun.
+fn crowded(caller: &str, refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::Full { .. } | Refusal::Share { .. } => Status::resource_exhausted(format!(
+            "too many registrations wait here, of which a quarter may be those of {caller} \
+             ({AT_ONCE} are worked on at once): try again later"
+        )),
+        Refusal::Late { .. } => {
+            Status::deadline_exceeded("no time was left when the registration's turn came")
+        }
+        Refusal::Stopping => Status::unavailable("the process stops: register again"),
+    }
+}
+
 /// An answer with the path as it is now. Callers check it, also when they take something back.
 fn answer<M>(cx: &RegistryCx, message: M) -> Response<M> {
     let mut answer = Response::new(message);
@@ -77,9 +120,8 @@ async fn register<T: Wire>(
     call: Call<T>,
 ) -> Result<Response<T>, Status> {
     let cx = service.receive(&call, call.get_ref().url()).await?;
-    let entry = call.into_inner();
-    let stored = chain.start().register(&cx, entry).await.map_err(|error| status(&error))?;
-    Ok(answer(&cx, stored))
+    let (entry, chain, within) = (call.into_inner(), chain.clone(), cx.clone());
+    service.finish(&cx, async move { chain.start().register(&within, entry).await }).await
 }
 
 async fn unregister<T: Wire>(
@@ -89,8 +131,8 @@ async fn unregister<T: Wire>(
 ) -> Result<Response<()>, Status> {
     // The entry counts, not its socket, which may be gone.
     let cx = service.receive(&call, "").await?;
-    chain.start().unregister(&cx, call.into_inner()).await.map_err(|error| status(&error))?;
-    Ok(answer(&cx, ()))
+    let (entry, chain, within) = (call.into_inner(), chain.clone(), cx.clone());
+    service.finish(&cx, async move { chain.start().unregister(&within, entry).await }).await
 }
 
 async fn find<T: Wire>(
@@ -170,5 +212,26 @@ mod tests {
         let answer = answer(&cx, ());
         let path = answer.metadata().get(METADATA_KEY).unwrap().to_str().unwrap();
         assert_eq!(RegistryPath::from_metadata(path), Some(cx.path.lock().clone()));
+    }
+
+    #[tokio::test]
+    async fn a_registration_whose_caller_goes_away_is_finished() {
+        let (services, endpoints) = (RegistryChain::new([]), RegistryChain::new([]));
+        let service =
+            RegistryService::new(services, endpoints, Duration::from_mins(1), CancellationToken::new());
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        let (done, finished) = tokio::sync::oneshot::channel::<()>();
+        let cx = RegistryCx::within(Duration::from_secs(5));
+        let work = async move {
+            let _ = wait.await;
+            let _ = done.send(());
+            Ok(())
+        };
+        let mut call = Box::pin(service.finish(&cx, work));
+        assert!(futures::poll!(&mut call).is_pending());
+        drop(call);
+        go.send(()).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), finished).await.unwrap().unwrap();
+        service.admission.idle().await;
     }
 }

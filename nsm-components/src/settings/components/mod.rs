@@ -65,7 +65,7 @@ pub struct Common {
     pub server_policies: Vec<String>,
     /// `NSM_REGISTRY_SERVER_POLICIES`, for registrations.
     pub registry_policies: Vec<String>,
-    /// `NSM_TRUSTED_IDS`: beginnings of SPIFFE IDs; see [`crate::api::trust::Trust`].
+    /// `NSM_TRUSTED_IDS`: first parts of SPIFFE IDs; see [`crate::api::trust::Trust`].
     pub trusted_ids: Vec<String>,
     /// `NODE_NAME`, `POD_NAME` and `CLUSTER_NAME` under upstream's label names, as far as set.
     pub client_info: BTreeMap<String, String>,

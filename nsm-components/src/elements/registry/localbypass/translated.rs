@@ -1,4 +1,4 @@
-//! What the registry tells, as this node's processes shall see it.
+//! What the registry tells, as the one who asks shall see it.
 //!
 //! The registry does not know by which socket an endpoint of this node is reached, nor whether it has
 //! registered since this process was started. So a watch tells also what changes here alone: an
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
 
-use super::LocalBypass;
+use super::{LocalBypass, Viewer};
 use crate::{
     api::registry::NetworkServiceEndpoint,
     chain::{Event, Events, Result},
@@ -19,6 +19,7 @@ type Told = Event<NetworkServiceEndpoint>;
 
 struct Translated {
     bypass: LocalBypass,
+    viewer: Viewer,
     events: Events<NetworkServiceEndpoint>,
     changes: Option<watch::Receiver<()>>,
     /// What the registry last told of each endpoint that it says is here, and the URL that was passed
@@ -27,13 +28,13 @@ struct Translated {
     ready: VecDeque<Told>,
 }
 
-/// The events with the endpoints' own sockets; with `changes` of this node among them.
+/// The events with the sockets that this viewer may have; with `changes` of this node among them.
 pub(super) fn translated(
-    bypass: LocalBypass,
+    (bypass, viewer): (LocalBypass, Viewer),
     events: Events<NetworkServiceEndpoint>,
     changes: Option<watch::Receiver<()>>,
 ) -> Events<NetworkServiceEndpoint> {
-    let state = Translated { bypass, events, changes, here: BTreeMap::new(), ready: VecDeque::new() };
+    let state = Translated { bypass, viewer, events, changes, here: BTreeMap::new(), ready: VecDeque::new() };
     Box::pin(stream::unfold(state, |mut state| async { Some((state.next().await?, state)) }))
 }
 
@@ -69,9 +70,9 @@ impl Translated {
         let name = event.entry.name.clone();
         if event.deleted || event.entry.url != self.bypass.public_url {
             self.here.remove(&name);
-            return self.bypass.translate(event);
+            return self.bypass.translate(event, &self.viewer);
         }
-        let told = self.bypass.translate(event.clone());
+        let told = self.bypass.translate(event.clone(), &self.viewer);
         let url = told.as_ref().map(|told| told.entry.url.clone());
         self.here.insert(name, (event, url));
         told
@@ -80,7 +81,7 @@ impl Translated {
     /// What of it is seen otherwise now.
     fn look_again(&mut self) {
         for (event, passed) in self.here.values_mut() {
-            let told = self.bypass.translate(event.clone());
+            let told = self.bypass.translate(event.clone(), &self.viewer);
             let url = told.as_ref().map(|told| told.entry.url.clone());
             if url == *passed {
                 continue;
