@@ -66,8 +66,8 @@ struct Followed {
 /// no reason: the registry may just have been started anew.
 fn is_over(found: &Found, (labels, endpoint): &Subject) -> bool {
     let Some(service) = &found.service else { return found.deleted };
-    let known = found.endpoints.get(endpoint);
-    known.is_some_and(|(endpoint, _)| !matching::fits(labels, service, endpoint))
+    let known = found.endpoints.get(&**endpoint);
+    known.is_some_and(|known| !matching::fits(labels, service, &known.0))
 }
 
 /// Whether the client sits on this node.
