@@ -53,6 +53,9 @@ const RESELECT_AFTER: Duration = Duration::from_secs(15);
 /// started anew.
 const MOVE_AFTER: Duration = Duration::from_secs(1);
 
+/// Longest time a Request for another endpoint waits for the end of what is known.
+const END_FIRST: Duration = Duration::from_millis(500);
+
 /// What is told of a connection within this time after an answer may be told of what it was before.
 const SETTLED_AFTER: Duration = Duration::from_millis(500);
 
@@ -364,7 +367,7 @@ impl Worker {
     /// A dead process further on shall not use up the time of what comes next.
     async fn end_before_reselect(&mut self, cx: &Cx, request: &Request) {
         let undo = cx.undo();
-        let cx = Cx { deadline: undo.deadline.min(Instant::now() + cx.left() / 2), ..undo };
+        let cx = Cx { deadline: Instant::now() + END_FIRST.min(cx.left() / 2), ..undo };
         let files = Request { files: request.files.clone(), ..Request::default() };
         if let Err(error) = self.close(cx, files).await {
             warn!(%error, "could not close before another endpoint is asked");
