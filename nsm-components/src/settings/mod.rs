@@ -249,7 +249,9 @@ impl<'a> Reader<'a> {
     /// The same, in a list.
     pub(crate) fn listen_list(&mut self, name: &str, default: &str) -> Vec<Target> {
         let targets: Vec<Target> = self.list(name, default);
-        targets.iter().for_each(|target| self.check_listen(name, target));
+        for target in &targets {
+            self.check_listen(name, target);
+        }
         targets
     }
 

@@ -41,7 +41,9 @@ fn a_segment_of_an_answer_lives_no_longer_than_its_token() {
     let token = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(b"any"));
     let token = token.unwrap();
     let segments = &mut answer.path.as_mut().unwrap().path_segments;
-    segments.iter_mut().for_each(|segment| segment.token.clone_from(&token));
+    for segment in segments.iter_mut() {
+        segment.token.clone_from(&token);
+    }
     segments[2].expires = Some(Timestamp { seconds: 200, nanos: 0 });
     segments[3].expires = None;
     let got = answer_to(&sent, answer).unwrap();
