@@ -11,10 +11,10 @@
 mod churn;
 #[path = "netns/commands.rs"]
 mod commands;
-#[path = "netns/counts.rs"]
-mod counts;
 #[path = "netns/context.rs"]
 mod context;
+#[path = "netns/counts.rs"]
+mod counts;
 #[path = "netns/crossing.rs"]
 mod crossing;
 #[path = "netns/daemon.rs"]

@@ -14,10 +14,11 @@ type Labels = BTreeMap<String, String>;
 pub fn endpoints<'a>(
     client: &Labels,
     service: &NetworkService,
-    endpoints: &'a [NetworkServiceEndpoint],
+    endpoints: impl IntoIterator<Item = &'a NetworkServiceEndpoint, IntoIter: Clone>,
 ) -> Vec<&'a NetworkServiceEndpoint> {
+    let endpoints = endpoints.into_iter();
     if service.matches.is_empty() {
-        return endpoints.iter().collect();
+        return endpoints.collect();
     }
     for entry in &service.matches {
         if !is_subset(client, &entry.source_selector, client) {
@@ -25,7 +26,7 @@ pub fn endpoints<'a>(
         }
         let mut found = Vec::new();
         for route in &entry.routes {
-            let picked = endpoints.iter().filter(|endpoint| {
+            let picked = endpoints.clone().filter(|endpoint| {
                 is_subset(service_labels(endpoint, &service.name), &route.destination_selector, client)
             });
             found.extend(picked);
@@ -34,7 +35,7 @@ pub fn endpoints<'a>(
             continue;
         }
         if found.is_empty() && entry.routes.is_empty() && entry.metadata.is_some() {
-            return endpoints.iter().collect();
+            return endpoints.collect();
         }
         return found;
     }
@@ -45,7 +46,7 @@ pub fn endpoints<'a>(
 /// there are plays no part: one that a later match lets in stays good when an earlier match finds
 /// others.
 pub fn fits(client: &Labels, service: &NetworkService, endpoint: &NetworkServiceEndpoint) -> bool {
-    !endpoints(client, service, std::slice::from_ref(endpoint)).is_empty()
+    !endpoints(client, service, [endpoint]).is_empty()
 }
 
 /// The forwarders a client may use. Only matches of `service` with the client's labels count;

@@ -105,8 +105,8 @@ pub(super) struct Mesh {
     pub registry_policies: Policies,
     /// Figures for those who watch the process.
     pub metrics: Metrics,
-    /// What it lacks.
-    pub readiness: Readiness,
+    /// Cancelled when the services serve.
+    serving: CancellationToken,
     outcomes: Arc<Outcomes>,
     sessions: Arc<SessionCounts>,
     suspended: Suspended,
@@ -125,6 +125,7 @@ impl Mesh {
         figures::identity(&metrics, &readiness, &source, common);
         let stopping = stop.clone();
         readiness.require("stop", move || stopping.is_cancelled().then(|| "the process stops".to_owned()));
+        let serving = require_services(&readiness);
         let shown = show(common, &metrics, &readiness)?;
         let svid = source.wait(IDENTITY_LIMIT, &stop).await?;
         info!(name = %common.name, spiffe_id = %svid.leaf.id, version = env!("CARGO_PKG_VERSION"), "starting");
@@ -140,7 +141,7 @@ impl Mesh {
             server_policies,
             registry_policies,
             metrics,
-            readiness,
+            serving,
             outcomes: Arc::default(),
             sessions: Arc::default(),
             suspended,
@@ -165,11 +166,7 @@ impl Mesh {
         services: &'static [&'static str],
         ready: impl Future<Output = ()> + Send + 'static,
     ) -> HealthServer<impl Health> {
-        let serving = CancellationToken::new();
-        let served = serving.clone();
-        self.readiness.require("services", move || {
-            (!served.is_cancelled()).then(|| "not registered, or not connected, yet".to_owned())
-        });
+        let serving = self.serving.clone();
         let ready = async move {
             ready.await;
             serving.cancel();
@@ -221,6 +218,17 @@ impl Mesh {
     }
 }
 
+/// The process is not ready before its services serve, from its start on: until the token that this
+/// answers with is cancelled.
+fn require_services(readiness: &Readiness) -> CancellationToken {
+    let serving = CancellationToken::new();
+    let served = serving.clone();
+    readiness.require("services", move || {
+        (!served.is_cancelled()).then(|| "not registered, or not connected, yet".to_owned())
+    });
+    serving
+}
+
 /// Shows figures where the settings say. That there can be no socket at the place that nobody chose, as
 /// for a client that is not root, is no reason not to work.
 fn show(common: &Common, metrics: &Metrics, readiness: &Readiness) -> Result<Option<Shown>, Error> {
@@ -232,5 +240,19 @@ fn show(common: &Common, metrics: &Metrics, readiness: &Readiness) -> Result<Opt
             Ok(None)
         }
         Err(source) => Err(Error::Metrics { target: target.to_string(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_lacks_its_services_from_the_start_until_they_serve() {
+        let readiness = Readiness::default();
+        let serving = require_services(&readiness);
+        assert_eq!(readiness.missing().iter().map(|(what, _)| *what).collect::<Vec<_>>(), ["services"]);
+        serving.cancel();
+        assert!(readiness.missing().is_empty());
     }
 }

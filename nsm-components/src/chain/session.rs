@@ -42,6 +42,9 @@ const MAX_CONNECTIONS: usize = 16_384;
 /// Pauses between tries to refresh.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
+/// Shortest time from an answer to the refresh that follows it, whatever the lives on the path say.
+const REFRESH_AFTER: Duration = Duration::from_secs(1);
+
 /// How long an endpoint may be unknown before another one is asked for: longer than endpoints need
 /// to register again after a restart of the registry. Until then the old one may still carry packets.
 const RESELECT_AFTER: Duration = Duration::from_secs(15);
@@ -52,6 +55,8 @@ const MOVE_AFTER: Duration = Duration::from_secs(1);
 
 /// Most of a life that a connection is closed before its end, as a part of it.
 const CLOSED_BEFORE: u32 = 4;
+/// Longest time a Request for another endpoint waits for the end of what is known.
+const END_FIRST: Duration = Duration::from_millis(500);
 
 /// What is told of a connection within this time after an answer may be told of what it was before.
 const SETTLED_AFTER: Duration = Duration::from_millis(500);
@@ -227,6 +232,10 @@ fn gone(id: &str) -> Error {
     Error::new(Kind::Unavailable, format_args!("connection {id} was closed meanwhile"))
 }
 
+fn late(id: &str) -> Error {
+    Error::new(Kind::Deadline, format_args!("connection {id} was not ready in time"))
+}
+
 #[async_trait]
 impl Element for Session {
     fn name(&self) -> &'static str {
@@ -240,9 +249,8 @@ impl Element for Session {
         }
         let (answer, answered) = oneshot::channel();
         self.send(&id, Event::Request(cx.clone(), request, answer))?;
-        let late = || Error::new(Kind::Deadline, format_args!("connection {id} was not ready in time"));
         // The task goes on to its own end; the next Request finds what it made.
-        tokio::time::timeout_at(cx.deadline, answered).await.map_err(|_| late())?.map_err(|_| gone(&id))?
+        tokio::time::timeout_at(cx.deadline, answered).await.map_err(|_| late(&id))?.map_err(|_| gone(&id))?
     }
 
     /// A connection that is unknown here is closed as well: elements further on may have found it
@@ -328,12 +336,17 @@ impl Worker {
 
     async fn handle(&mut self, event: Event) {
         match event {
+            // It waited too long: its caller was told so, and nothing is known to be wrong.
+            Event::Request(cx, _, answer) if cx.left().is_zero() => {
+                let _ = answer.send(Err(late(&self.id)));
+            }
             Event::Request(cx, request, answer) => {
                 let reply = self.called(cx, request).await;
                 let _ = answer.send(reply);
             }
             Event::Close(cx, request, answer) => {
-                let closed = self.close(cx, request).await;
+                // However long it waited: it is tried but once.
+                let closed = self.close(cx.undo(), request).await;
                 let _ = answer.send(closed);
             }
             Event::Heal { anew, told } => {
@@ -375,7 +388,7 @@ impl Worker {
     /// A dead process further on shall not use up the time of what comes next.
     async fn end_before_reselect(&mut self, cx: &Cx, request: &Request) {
         let undo = cx.undo();
-        let cx = Cx { deadline: undo.deadline.min(Instant::now() + cx.left() / 2), ..undo };
+        let cx = Cx { deadline: Instant::now() + END_FIRST.min(cx.left() / 2), ..undo };
         let files = Request { files: request.files.clone(), ..Request::default() };
         if let Err(error) = self.close(cx, files).await {
             warn!(%error, "could not close before another endpoint is asked");
@@ -545,7 +558,8 @@ impl Worker {
                 let life = segments.iter().map(until).min().unwrap_or_default();
                 let count = u32::try_from(segments.len()).unwrap_or(u32::MAX);
                 let index = reply.connection.path.as_ref().map_or(0, |path| path.index);
-                jitter(if count <= 1 { life / 3 } else { life / 5 + life * index / count / 5 })
+                let after = jitter(if count <= 1 { life / 3 } else { life / 5 + life * index / count / 5 });
+                after.max(REFRESH_AFTER)
             }
         }
     }

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use super::*;
 use crate::{
@@ -22,6 +22,10 @@ struct Probe {
     last: Mutex<Option<String>>,
     /// The endpoint of the last Close.
     closed: Mutex<Option<String>>,
+    /// The time left to the last Close.
+    left: Mutex<Duration>,
+    /// Seconds that segments live less than a minute.
+    less: AtomicI64,
 }
 
 const LIFE: i64 = 60;
@@ -55,7 +59,8 @@ impl Element for Arc<Probe> {
             connection.context = Some(ConnectionContext { mtu: 1400, ..Default::default() });
         }
         #[allow(clippy::cast_possible_truncation)]
-        let expires = (<dyn super::super::Now>::seconds(&SystemClock) as i64) + LIFE;
+        let expires =
+            (<dyn super::super::Now>::seconds(&SystemClock) as i64) + LIFE - self.less.load(Ordering::SeqCst);
         for segment in &mut request.connection.path.as_mut().unwrap().path_segments {
             segment.expires = Some(prost_types::Timestamp { seconds: expires, nanos: 0 });
         }
@@ -63,7 +68,8 @@ impl Element for Arc<Probe> {
         Ok(Reply { connection: request.connection, files: request.files })
     }
 
-    async fn close(&self, _: &Cx, request: Request, _: Next<'_>) -> Result<()> {
+    async fn close(&self, cx: &Cx, request: Request, _: Next<'_>) -> Result<()> {
+        *self.left.lock() = cx.left();
         self.closes.fetch_add(1, Ordering::SeqCst);
         *self.closed.lock() = Some(request.connection.network_service_endpoint_name);
         Ok(())
@@ -365,4 +371,42 @@ async fn a_wall_clock_that_jumps_ends_no_connection_and_delays_no_end() {
         tokio::time::sleep(Duration::from_secs(15)).await;
         assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0), "{jump}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lives_that_are_over_already_make_no_refreshes_at_full_speed() {
+    let (probe, chain, _) = session(Policy::Refresh(Duration::from_secs(5)));
+    probe.less.store(2 * LIFE, Ordering::SeqCst);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let requests = probe.requests.load(Ordering::SeqCst);
+    assert!((9..=11).contains(&requests), "{requests}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_waited_longer_than_its_caller_has_time_of_its_own() {
+    let (probe, chain, session) = session(Policy::Expire);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    let short = Cx::within(Duration::from_millis(5));
+    let later = cx();
+    let (asked, closed) =
+        tokio::join!(chain.start().request(&later, request("a")), chain.start().close(&short, request("a")));
+    asked.unwrap();
+    closed.unwrap();
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0));
+    assert!(*probe.left.lock() > Duration::from_secs(5), "{:?}", probe.left.lock());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waited_longer_than_its_caller_is_not_begun() {
+    let (probe, chain, session) = session(Policy::Expire);
+    let (first, short) = (cx(), Cx::within(Duration::from_millis(5)));
+    let (asked, late) = tokio::join!(
+        chain.start().request(&first, request("a")),
+        chain.start().request(&short, request("a"))
+    );
+    asked.unwrap();
+    assert_eq!(late.unwrap_err().kind, Kind::Deadline);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!((probe.requests.load(Ordering::SeqCst), session.len()), (1, 1));
 }

@@ -2,12 +2,21 @@
 //! use, or a loopback address. Nothing can be changed by it.
 
 use std::{
-    convert::Infallible, fs, io, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration,
+    convert::Infallible,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::{
+    fs::Mode,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -22,14 +31,25 @@ use crate::settings::Target;
 /// Connections that are served at once; more wait.
 const CONNECTIONS: usize = 16;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
 /// How long one connection may last, and how long its request may take to come.
 const LIMIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
 
 /// What is shown of a process while this is held.
 #[derive(Debug)]
 pub struct Shown {
-    socket: Option<PathBuf>,
+    socket: Option<(PathBuf, FileId)>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> io::Result<FileId> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 enum Listener {
@@ -41,7 +61,10 @@ impl Shown {
     /// Starts to listen, and answers from now on.
     pub fn start(target: &Target, metrics: Metrics, readiness: Readiness) -> io::Result<Self> {
         let (listener, socket) = match target {
-            Target::Unix(path) => (Listener::Unix(bind(path)?), Some(path.clone())),
+            Target::Unix(path) => {
+                let listener = bind(path)?;
+                (Listener::Unix(listener), Some((path.clone(), file_id(path)?)))
+            }
             Target::Tcp(address) => {
                 let listener = std::net::TcpListener::bind(address)?;
                 listener.set_nonblocking(true)?;
@@ -55,8 +78,11 @@ impl Shown {
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        if let Some(socket) = &self.socket {
-            let _ = fs::remove_file(socket);
+        // Another process may have taken the place.
+        if let Some((path, own)) = &self.socket
+            && file_id(path).is_ok_and(|there| there == *own)
+        {
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -70,9 +96,13 @@ fn bind(path: &PathBuf) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // The file begins with the mode that the socket has: there is no moment when others may use it.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
 }
 
 async fn serve(listener: Listener, metrics: Metrics, readiness: Readiness) {
@@ -140,7 +170,10 @@ fn page(path: &str, metrics: &Metrics, readiness: &Readiness) -> (StatusCode, St
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::{
+        os::unix::fs::PermissionsExt,
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -180,6 +213,18 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         drop(shown);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_leaves_the_socket_of_the_one_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.sock");
+        let target = Target::Unix(path.clone());
+        let start = || Shown::start(&target, Metrics::default(), Readiness::default()).unwrap();
+        let before = start();
+        let _after = start();
+        drop(before);
+        assert!(get(&path, "/livez").await.starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test]

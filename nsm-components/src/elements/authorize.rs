@@ -88,7 +88,7 @@ impl Authorize {
         Self { policies, ..self }
     }
 
-    fn check(&self, cx: &Cx, request: &Request, expired_too: bool) -> Result<()> {
+    async fn check(&self, cx: &Cx, request: &Request, expired_too: bool) -> Result<()> {
         let Some(caller) = &cx.caller else { return Ok(()) };
         if self.only.as_ref().is_some_and(|trust| !trust.trusts(&caller.peer.id)) {
             return Err(denied(format_args!("{} is no process of the mesh", caller.peer.id)));
@@ -105,7 +105,7 @@ impl Authorize {
         if self.policies.is_empty() {
             return Ok(());
         }
-        self.policies.check(&input(caller, path)?)
+        self.policies.judge(input(caller, path)?).await
     }
 }
 
@@ -145,12 +145,12 @@ impl Element for Authorize {
     }
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
-        self.check(cx, &request, false)?;
+        self.check(cx, &request, false).await?;
         next.request(cx, request).await
     }
 
     async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
-        self.check(cx, &request, true)?;
+        self.check(cx, &request, true).await?;
         next.close(cx, request).await
     }
 }

@@ -1,7 +1,9 @@
 //! `connect`: calls the next process (protocol §4.3, `clienturl`, `clientconn`, `dial`, `connect`).
 //!
 //! When the next process is another one than before, the connection is closed there after the new
-//! one has answered: first the new way, then the end of the old.
+//! one has answered: first the new way, then the end of the old, for which no answer waits.
+
+mod endings;
 
 use std::{io, time::Duration};
 
@@ -10,6 +12,7 @@ use prost_types::Timestamp;
 use tonic::{Code, Request as Call, Status, metadata::MetadataMap};
 use tracing::{debug, warn};
 
+use self::endings::Endings;
 use super::grpc::{claim, failure, is_broken, link, named, urls};
 use crate::{
     api::{
@@ -18,7 +21,7 @@ use crate::{
         peer::{Address, Files},
     },
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
-    transport::{self, Channel, Channels, MAX_HEADER_LIST, Token},
+    transport::{self, Channel, Channels, MAX_HEADER_LIST, Token, token},
 };
 
 /// Largest answer that is read, in bytes.
@@ -51,12 +54,13 @@ pub struct Connect {
     token_life: Duration,
     /// Whether a process of this node that is called next is an endpoint.
     to_endpoints: bool,
+    endings: Endings,
 }
 
 impl Connect {
     /// Calls over these channels; tokens live at most `token_life`.
     pub fn new(channels: Channels, token_life: Duration) -> Self {
-        Self { channels, token_life, to_endpoints: false }
+        Self { channels, token_life, to_endpoints: false, endings: Endings::default() }
     }
 
     /// The same where the next process, if it is on this node, is an endpoint: one that is not there
@@ -152,14 +156,28 @@ impl Connect {
         Ok(Answer { channel, token, connection })
     }
 
+    /// Closes the connection there, or gives up in time: the process may be gone with its node.
     async fn end(&self, cx: &Cx, address: &Address, connection: Connection, files: &Files) -> Result<()> {
-        let channel = self.channel(address).await?;
-        let files = named(files, &urls(&connection.mechanism));
-        let (_, call) = self.prepare(cx, &channel, connection, &files)?;
-        let mut client = NetworkServiceClient::new(channel.grpc.clone());
-        let answer = tokio::time::timeout_at(cx.deadline, client.close(call)).await;
-        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+        let late = || Err(Status::deadline_exceeded("no answer in time"));
+        let closed = async {
+            let channel = self.channel(address).await?;
+            let files = named(files, &urls(&connection.mechanism));
+            let (_, call) = self.prepare(cx, &channel, connection, &files)?;
+            Ok(NetworkServiceClient::new(channel.grpc.clone()).close(call).await)
+        };
+        let answer = tokio::time::timeout_at(cx.deadline, closed).await.unwrap_or_else(|_| Ok(late()))?;
         answer.map(|_| ()).map_err(|status| failure(&status, address))
+    }
+
+    /// Ends the way the connection took before; who waits for the new one does not wait for this.
+    async fn end_old_way(&self, cx: &Cx, (address, last): (Address, Connection), files: Files) {
+        let (connect, cx, id, old) = (self.clone(), cx.undo(), last.id.clone(), address.clone());
+        let end = async move {
+            if let Err(error) = connect.end(&cx, &address, last, &files).await {
+                warn!(%address, %error, "could not close on the old way");
+            }
+        };
+        self.endings.run(&id, &old, end).await;
     }
 }
 
@@ -181,6 +199,13 @@ fn answer_to(sent: &Connection, token: &Token, mut answer: Connection) -> Result
         got.token = token.text.to_string();
         got.expires = Some(Timestamp { seconds: token.expires, nanos: 0 });
     }
+    // A token ends when it says, whatever stands beside it.
+    for segment in path.path_segments.iter_mut().skip(index) {
+        if let Ok(claims) = token::read(&segment.token) {
+            let said = segment.expires.map_or(claims.exp, |end| end.seconds);
+            segment.expires = Some(Timestamp { seconds: said.min(claims.exp), nanos: 0 });
+        }
+    }
     path.index = u32::try_from(index).unwrap_or(u32::MAX);
     answer.id.clone_from(&sent.id);
     answer.network_service.clone_from(&sent.network_service);
@@ -196,6 +221,7 @@ impl Element for Connect {
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
         let address =
             cx.next_hop.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no next hop"))?;
+        self.endings.wait(&request.connection.id, &address, cx.deadline).await?;
         let Answer { channel, token, connection: answered } = self.ask_again(cx, &address, &request).await?;
         let server = channel.session().map(|session| (session.peer.clone(), link(session, self.token_life)));
         cx.memory.with(|memory| memory.server = server);
@@ -221,11 +247,8 @@ impl Element for Connect {
         let mut files = request.files;
         files.extend(received);
         let before = cx.memory.with(|memory| memory.next.replace((address.clone(), connection.clone())));
-        if let Some((old, last)) = before
-            && old != address
-            && let Err(error) = self.end(&cx.undo(), &old, last, &files).await
-        {
-            warn!(address = %old, %error, "could not close on the old way");
+        if let Some(before) = before.filter(|(old, _)| *old != address) {
+            self.end_old_way(cx, before, files.clone()).await;
         }
         let preferences = request.preferences;
         next.request(cx, Request { connection, preferences, files }).await
@@ -243,45 +266,4 @@ impl Element for Connect {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::{Path, PathSegment};
-
-    fn brought() -> Token {
-        Token { text: "brought".into(), expires: 60 }
-    }
-
-    fn connection(ids: &[&str], index: u32, expires: i64) -> Connection {
-        let segment = |id: &&str| PathSegment {
-            id: (*id).into(),
-            expires: Some(Timestamp { seconds: expires, nanos: 0 }),
-            ..Default::default()
-        };
-        let path = Path { index, path_segments: ids.iter().map(segment).collect() };
-        Connection { id: ids[index as usize].into(), path: Some(path), ..Default::default() }
-    }
-
-    #[test]
-    fn an_answer_changes_neither_whose_connection_it_is_nor_when_its_caller_ends() {
-        let sent = connection(&["nsc", "nsmgr"], 1, 100);
-        let mut forged = connection(&["x", "victim", "forwarder"], 0, 0);
-        forged.segment_mut(1).unwrap().token = "forged".into();
-        let got = answer_to(&sent, &brought(), forged).unwrap();
-        assert_eq!(got.id, "nsmgr");
-        let segments: Vec<_> = got.segments().iter().map(|segment| segment.id.as_str()).collect();
-        assert_eq!(segments, ["nsc", "nsmgr", "forwarder"]);
-        assert_eq!(got.segments()[0].expires.unwrap().seconds, 100);
-        assert_eq!(
-            (got.segments()[1].token.as_str(), got.segments()[1].expires.unwrap().seconds),
-            ("brought", 60)
-        );
-        assert_eq!(got.path.unwrap().index, 1);
-    }
-
-    #[test]
-    fn an_answer_without_the_way_that_was_sent_is_refused() {
-        let sent = connection(&["nsc", "nsmgr"], 1, 100);
-        assert!(answer_to(&sent, &brought(), connection(&["x"], 0, 0)).is_err());
-        assert!(answer_to(&sent, &brought(), Connection::default()).is_err());
-    }
-}
+mod tests;

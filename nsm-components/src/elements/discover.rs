@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tracing::debug;
 
-use super::{Found, Index};
+use super::{Index, Usable};
 use crate::{
     api::{Connection, matching, registry::NetworkServiceEndpoint},
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
@@ -29,19 +29,22 @@ impl Discover {
     }
 
     /// Endpoints that will do, in the order to try them. A connection that has one keeps it.
-    fn candidates(&self, connection: &Connection, found: &Found) -> Result<Vec<NetworkServiceEndpoint>> {
+    fn candidates<'a>(
+        &self,
+        connection: &Connection,
+        found: &'a Usable,
+    ) -> Result<Vec<&'a NetworkServiceEndpoint>> {
         let name = &connection.network_service;
         let wanted = &connection.network_service_endpoint_name;
         if !wanted.is_empty() {
-            let endpoint = found.endpoints.get(wanted).map(|(endpoint, _)| endpoint.clone());
             let message = format_args!("network service endpoint {wanted} of {name} is not found");
+            let endpoint = found.endpoint(wanted).map(|(endpoint, _)| endpoint);
             return Ok(vec![endpoint.ok_or_else(|| Error::new(Kind::NotFound, message))?]);
         }
         let message = format_args!("network service {name} is not found");
-        let service = found.service.as_ref().ok_or_else(|| Error::new(Kind::NotFound, message))?;
-        let all: Vec<_> = found.endpoints.values().map(|(endpoint, _)| endpoint.clone()).collect();
-        let mut fit: Vec<_> =
-            matching::endpoints(&connection.labels, service, &all).into_iter().cloned().collect();
+        let service = found.service().ok_or_else(|| Error::new(Kind::NotFound, message))?;
+        let all: Vec<_> = found.endpoints().collect();
+        let mut fit = matching::endpoints(&connection.labels, service, all.iter().copied());
         if fit.is_empty() {
             let message = format_args!(
                 "network service endpoint candidates not found for {name}: {} registered",
@@ -75,11 +78,11 @@ impl Element for Discover {
         let candidates = self.candidates(&request.connection, &found)?;
         let mut refusals = Vec::new();
         let mut last = Kind::Unavailable;
-        for candidate in &candidates {
-            let Some((_, address)) = found.endpoints.get(&candidate.name) else { continue };
+        for candidate in candidates {
+            let Some((_, address)) = found.endpoint(&candidate.name) else { continue };
             let mut request = request.clone();
             request.connection.network_service_endpoint_name.clone_from(&candidate.name);
-            if let Some(service) = &found.service {
+            if let Some(service) = found.service() {
                 request.connection.payload.clone_from(&service.payload);
             }
             let cx = Cx { next_hop: Some(address.clone()), ..cx.clone() };
@@ -100,7 +103,7 @@ impl Element for Discover {
         let name = &request.connection.network_service;
         let address = match self.index.find(name, cx.deadline).await {
             Ok(found) => {
-                found.endpoints.get(&request.connection.network_service_endpoint_name).map(|(_, a)| a.clone())
+                found.endpoint(&request.connection.network_service_endpoint_name).map(|(_, a)| a.clone())
             }
             Err(_) => None,
         };

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{Found, Index, LocalEntries};
+use super::{Index, LocalEntries, Usable};
 use crate::{
     api::{
         Connection,
@@ -33,12 +33,12 @@ pub struct DiscoverForwarder {
 
 /// An endpoint that the client of this node names must be one that the service lets it use: else
 /// `netsvcmonitor` would close the connection at once.
-fn check_endpoint(request: &Request, service: &NetworkService, found: &Found) -> Result<()> {
+fn check_endpoint(request: &Request, service: &NetworkService, found: &Usable) -> Result<()> {
     let Connection { labels, network_service_endpoint_name: name, mechanism, .. } = &request.connection;
     // As in `netsvcmonitor`.
     let own =
         !request.preferences.iter().chain(mechanism).any(|mechanism| mechanism.cls == mechanism::REMOTE);
-    match found.endpoints.get(name) {
+    match found.endpoint(name) {
         Some((endpoint, _)) if own && !matching::fits(labels, service, endpoint) => {
             let message =
                 format_args!("{} does not let this client use the endpoint {name} now", service.name);
@@ -66,7 +66,7 @@ impl DiscoverForwarder {
         let name = &connection.network_service;
         let found = self.index.find(name, cx.deadline).await?;
         let unknown = || Error::new(Kind::NotFound, format_args!("network service {name} is not found"));
-        let service = found.service.as_ref().ok_or_else(unknown)?;
+        let service = found.service().ok_or_else(unknown)?;
         check_endpoint(request, service, &found)?;
         let local = self.local.serving(&self.forwarder_service);
         let entries: Vec<_> = local.iter().map(|(entry, _)| entry.clone()).collect();

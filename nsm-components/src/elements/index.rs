@@ -40,12 +40,25 @@ const MAX_SERVICES: usize = 10_000;
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// The service; absent when nobody registered it.
-    pub service: Option<NetworkService>,
+    pub service: Option<Arc<NetworkService>>,
     /// Its endpoints by name, with where they are reached.
-    pub endpoints: BTreeMap<String, (NetworkServiceEndpoint, Address)>,
+    pub endpoints: BTreeMap<Arc<str>, Arc<(NetworkServiceEndpoint, Address)>>,
     /// Whether the service is absent because it was deleted: a registry that was started anew does
     /// not know it either, for a time.
     pub deleted: bool,
+    /// How often the service was published.
+    #[cfg(test)]
+    published: usize,
+}
+
+/// A service as a Request may use it: without endpoints that have expired, and those that the service
+/// does not allow to serve it. It is what the index holds, not a copy.
+#[derive(Clone, Debug)]
+pub struct Usable {
+    found: Arc<Found>,
+    /// Seconds since the epoch.
+    now: f64,
+    domain: Arc<str>,
 }
 
 /// A service that is followed; it stays in the index as long as this is held.
@@ -96,20 +109,9 @@ impl Index {
     /// # Cancel safety
     ///
     /// The service stays in the index when the future is dropped.
-    pub async fn find(&self, name: &str, deadline: Instant) -> Result<Found> {
-        let mut found = (*self.state(name, deadline).await?).clone();
-        let now = self.clock.seconds();
-        #[allow(clippy::cast_precision_loss)] // exact until the year 285,000,000
-        found
-            .endpoints
-            .retain(|_, (endpoint, _)| endpoint.expiration_time.is_none_or(|time| time.seconds as f64 > now));
-        if let Some(service) = &found.service {
-            let may = |endpoint: &NetworkServiceEndpoint| {
-                service.allows(Use::Serve, endpoint.owner(), &self.domain).is_ok()
-            };
-            found.endpoints.retain(|_, (endpoint, _)| may(endpoint));
-        }
-        Ok(found)
+    pub async fn find(&self, name: &str, deadline: Instant) -> Result<Usable> {
+        let found = self.state(name, deadline).await?;
+        Ok(Usable { found, now: self.clock.seconds(), domain: self.domain.clone() })
     }
 
     /// Whether the process of this SPIFFE ID may connect to a service; nobody is refused one that is
@@ -235,23 +237,55 @@ impl Found {
         self.service.is_none() && self.endpoints.is_empty()
     }
 
-    fn take_service(&mut self, name: &str, event: Event<NetworkService>) {
-        if event.entry.name == name {
-            self.deleted = event.deleted;
-            self.service = (!event.deleted).then_some(event.entry);
+    /// Takes a change in; false when it tells what is known.
+    fn take_service(&mut self, name: &str, event: Event<NetworkService>) -> bool {
+        let now = (!event.deleted).then_some(&event.entry);
+        if event.entry.name != name || (self.deleted, self.service.as_deref()) == (event.deleted, now) {
+            return false;
         }
+        self.deleted = event.deleted;
+        self.service = (!event.deleted).then(|| Arc::new(event.entry));
+        true
     }
 
-    fn take_endpoint(&mut self, event: Event<NetworkServiceEndpoint>) {
-        let name = Entry::name(&event.entry).to_owned();
-        match address(&event) {
-            Some(address) if !event.deleted => {
-                self.endpoints.insert(name, (event.entry, address));
-            }
-            _ => {
-                self.endpoints.remove(&name);
-            }
+    /// The same for an endpoint.
+    fn take_endpoint(&mut self, event: Event<NetworkServiceEndpoint>) -> bool {
+        let name = Entry::name(&event.entry);
+        let Some(address) = address(&event).filter(|_| !event.deleted) else {
+            return self.endpoints.remove(name).is_some();
+        };
+        if self.endpoints.get(name).is_some_and(|known| known.0 == event.entry && known.1 == address) {
+            return false;
         }
+        self.endpoints.insert(name.into(), Arc::new((event.entry, address)));
+        true
+    }
+}
+
+// === impl Usable ===
+
+impl Usable {
+    /// The service; absent when nobody registered it.
+    pub fn service(&self) -> Option<&NetworkService> {
+        self.found.service.as_deref()
+    }
+
+    /// Its endpoint of this name, with where it is reached.
+    pub fn endpoint(&self, name: &str) -> Option<&(NetworkServiceEndpoint, Address)> {
+        self.found.endpoints.get(name).map(|known| &**known).filter(|(endpoint, _)| self.is_usable(endpoint))
+    }
+
+    /// All its endpoints, by name.
+    pub fn endpoints(&self) -> impl Iterator<Item = &NetworkServiceEndpoint> {
+        self.found.endpoints.values().map(|known| &known.0).filter(|endpoint| self.is_usable(endpoint))
+    }
+
+    #[allow(clippy::cast_precision_loss)] // exact until the year 285,000,000
+    fn is_usable(&self, endpoint: &NetworkServiceEndpoint) -> bool {
+        let lives = endpoint.expiration_time.is_none_or(|time| time.seconds as f64 > self.now);
+        let may =
+            |service: &NetworkService| service.allows(Use::Serve, endpoint.owner(), &self.domain).is_ok();
+        lives && self.service().is_none_or(may)
     }
 }
 

@@ -50,7 +50,7 @@ pub use self::{
     excludedprefixes::ExcludedPrefixes,
     excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
-    index::{Found, Index, Watched},
+    index::{Found, Index, Usable, Watched},
     kernel::{KernelClient, KernelServer},
     localforwarders::LocalEntries,
     mechanisms::Mechanisms,

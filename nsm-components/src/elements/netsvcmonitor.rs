@@ -54,18 +54,43 @@ struct Service {
     _task: AbortOnDropHandle<()>,
 }
 
+/// What is followed now.
+#[derive(Default)]
+struct Followed {
+    services: HashMap<String, Service>,
+    /// Service of each connection, by the connection's id.
+    of: HashMap<String, String>,
+}
+
 /// Whether the service is known to let this client use this endpoint no more. What is not known is
 /// no reason: the registry may just have been started anew.
 fn is_over(found: &Found, (labels, endpoint): &Subject) -> bool {
     let Some(service) = &found.service else { return found.deleted };
-    let known = found.endpoints.get(endpoint);
-    known.is_some_and(|(endpoint, _)| !matching::fits(labels, service, endpoint))
+    let known = found.endpoints.get(&**endpoint);
+    known.is_some_and(|known| !matching::fits(labels, service, &known.0))
 }
 
 /// Whether the client sits on this node. Endpoints of upstream that make no interface answer without a
 /// mechanism; other nodes' nsmgrs always bring one.
 fn is_own(connection: &Connection) -> bool {
     connection.mechanism.as_ref().is_none_or(|mechanism| mechanism.cls != mechanism::REMOTE)
+}
+
+// === impl Followed ===
+
+impl Followed {
+    /// Takes the connection out, and its service with the last one.
+    fn remove(&mut self, id: &str) {
+        let Some(name) = self.of.remove(id) else { return };
+        let last = self.services.get(&name).is_some_and(|service| {
+            let mut all = service.subjects.all.lock();
+            all.remove(id);
+            all.is_empty()
+        });
+        if last {
+            self.services.remove(&name);
+        }
+    }
 }
 
 // === impl NetSvcMonitor ===
@@ -75,34 +100,27 @@ impl NetSvcMonitor {
     pub async fn run(self) {
         loop {
             // Begins with every connection there is.
-            let mut services = HashMap::new();
+            let mut followed = Followed::default();
             let mut events = Box::pin(self.monitor.watch());
             while let Some(event) = events.next().await {
-                self.take(&mut services, event);
+                self.take(&mut followed, event);
             }
         }
     }
 
-    fn take(
-        &self,
-        services: &mut HashMap<String, Service>,
-        MonitorEvent { connection, closed }: MonitorEvent,
-    ) {
-        let name = &connection.network_service;
+    fn take(&self, followed: &mut Followed, MonitorEvent { connection, closed }: MonitorEvent) {
+        let (id, name) = (&connection.id, &connection.network_service);
         if closed || !is_own(&connection) {
-            let last = services.get(name).is_some_and(|service| {
-                let mut all = service.subjects.all.lock();
-                all.remove(&connection.id);
-                all.is_empty()
-            });
-            if last {
-                services.remove(name);
-            }
-            return;
+            return followed.remove(id);
         }
-        let service = services.entry(name.clone()).or_insert_with(|| self.start(name));
-        let subject = (connection.labels, connection.network_service_endpoint_name);
-        let before = service.subjects.all.lock().insert(connection.id, subject.clone());
+        // A client that was started anew may keep its ids and ask for another service.
+        if followed.of.get(id).is_some_and(|before| before != name) {
+            followed.remove(id);
+        }
+        followed.of.insert(id.clone(), name.clone());
+        let service = followed.services.entry(name.clone()).or_insert_with(|| self.start(name));
+        let subject = (connection.labels.clone(), connection.network_service_endpoint_name.clone());
+        let before = service.subjects.all.lock().insert(id.clone(), subject.clone());
         if before.as_ref() != Some(&subject) {
             service.subjects.changed.notify_one();
         }
@@ -190,6 +208,8 @@ mod tests {
         services: RegistryChain<NetworkService>,
         endpoints: RegistryChain<NetworkServiceEndpoint>,
         monitor: Arc<Monitor>,
+        chain: Chain,
+        request: Request,
         _task: AbortOnDropHandle<()>,
     }
 
@@ -220,8 +240,8 @@ mod tests {
             };
             let request = Request { connection, ..Default::default() };
             let chain = Chain::new([session as Arc<dyn Element>]);
-            chain.start().request(&Cx::within(Duration::from_secs(5)), request).await.unwrap();
-            let stage = Self { services, endpoints, monitor, _task: task };
+            chain.start().request(&Cx::within(Duration::from_secs(5)), request.clone()).await.unwrap();
+            let stage = Self { services, endpoints, monitor, chain, request, _task: task };
             assert!(stage.stands().await);
             stage
         }
@@ -280,6 +300,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_from_another_node_is_left_to_that_node() {
         let stage = Stage::begin(mechanism::REMOTE).await;
+        stage.services.start().register(&cx(), service("green")).await.unwrap();
+        assert!(stage.stands().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_went_to_another_service_is_no_more_a_matter_of_the_first() {
+        let stage = Stage::begin(mechanism::LOCAL).await;
+        let other = NetworkService { name: "other".into(), ..Default::default() };
+        stage.services.start().register(&cx(), other).await.unwrap();
+        let mut request = stage.request.clone();
+        request.connection.network_service = "other".into();
+        stage.chain.start().request(&Cx::within(Duration::from_secs(5)), request).await.unwrap();
+        assert!(stage.stands().await);
         stage.services.start().register(&cx(), service("green")).await.unwrap();
         assert!(stage.stands().await);
     }

@@ -22,8 +22,13 @@ use crate::{
     transport::token,
 };
 
-/// What upstream's default masks begin with.
-const NATIVE: &str = "etc/nsm/opa/";
+/// Upstream's default masks.
+const NATIVE: [&str; 4] = [
+    "etc/nsm/opa/common/.*.rego",
+    "etc/nsm/opa/server/.*.rego",
+    "etc/nsm/opa/client/.*.rego",
+    "etc/nsm/opa/registry/.*.rego",
+];
 
 /// Most files that the masks of one setting may name.
 const MAX_FILES: usize = 64;
@@ -96,7 +101,7 @@ impl Policies {
     /// The files that these masks of `setting` name, compiled.
     pub fn load(setting: &'static str, masks: &[String]) -> std::result::Result<Self, PolicyError> {
         let mut policies = Vec::new();
-        for mask in masks.iter().filter(|mask| !mask.starts_with(NATIVE)) {
+        for mask in masks.iter().filter(|mask| !NATIVE.contains(&mask.as_str())) {
             let files = files(setting, mask)?;
             if files.is_empty() {
                 return Err(PolicyError::Nothing { setting, mask: mask.clone() });
@@ -116,11 +121,17 @@ impl Policies {
         self.0.is_empty()
     }
 
-    /// Refuses what one of them refuses.
-    pub(super) fn check(&self, input: &serde_json::Value) -> Result<()> {
+    /// Refuses what one of them refuses. They may take long: nothing else waits for them.
+    pub(super) async fn judge(&self, input: serde_json::Value) -> Result<()> {
         if self.is_empty() {
             return Ok(());
         }
+        let policies = self.clone();
+        let failed = |error| Error::new(Kind::Internal, format_args!("policies were not asked: {error}"));
+        tokio::task::spawn_blocking(move || policies.check(&input)).await.map_err(failed)?
+    }
+
+    fn check(&self, input: &serde_json::Value) -> Result<()> {
         let failed = |error| Error::new(Kind::Internal, format_args!("cannot tell policies: {error}"));
         let input = Value::from_json_str(&input.to_string()).map_err(failed)?;
         self.0.iter().try_for_each(|policy| policy.check(input.clone()))

@@ -169,11 +169,24 @@ fn a_policy_that_goes_on_for_ever_is_cut() {
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }
 
+#[tokio::test(flavor = "current_thread")]
+async fn others_go_on_while_policies_are_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let endless = "package nsm\ndefault valid = false\n\
+        valid { x := input.many[_]; y := input.many[_]; z := input.many[_]; x + y + z == 0 }";
+    let endless = policies(folder.path(), endless).unwrap();
+    let many: Vec<_> = (1..2_000).collect();
+    let mut judged = std::pin::pin!(endless.judge(json!({"many": many})));
+    assert!(futures::poll!(&mut judged).is_pending(), "the one thread is free again");
+    judged.await.unwrap_err();
+}
+
 #[test]
 fn masks_name_native_policies_files_and_patterns_and_one_that_names_nothing_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let load = |mask: &str| Policies::load("NSM_SERVER_POLICIES", &[mask.to_owned()]);
     assert!(load("etc/nsm/opa/common/.*.rego").unwrap().is_empty());
+    load("etc/nsm/opa/server/team.rego").unwrap_err();
     assert_eq!(policies(folder.path(), ALL).unwrap().0.len(), 1);
     assert_eq!(load(folder.path().join("own.rego").to_str().unwrap()).unwrap().0.len(), 1);
     for mask in [format!("{}/other.*", folder.path().display()), "/nowhere/x.rego".into(), "(".into()] {

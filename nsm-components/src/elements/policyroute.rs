@@ -32,6 +32,14 @@ pub enum PolicyRouteError {
         #[source]
         source: io::Error,
     },
+    /// The file is very large.
+    #[error(
+        "the policy routes {path:?} have more than {MAX_BYTES} bytes, the most that are read: name fewer"
+    )]
+    Large {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is something else.
     #[error(
         "{path:?} is no list of policy routes with from, proto, dstport, srcport and routes of prefix and nexthop"
@@ -128,7 +136,10 @@ async fn read(path: &Path) -> std::result::Result<Vec<Policy>, PolicyRouteError>
     let failed = |source| PolicyRouteError::Read { path: path.to_owned(), source };
     let mut text = String::new();
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
-    file.take(MAX_BYTES).read_to_string(&mut text).await.map_err(failed)?;
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).await.map_err(failed)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(PolicyRouteError::Large { path: path.to_owned() });
+    }
     parse(&text).map_err(|source| PolicyRouteError::Parse { path: path.to_owned(), source })
 }
 
@@ -235,5 +246,18 @@ mod tests {
         assert!(missing.to_string().contains("config.yaml"), "{missing}");
         fs::write(&path, "from: x").unwrap();
         assert!(matches!(PolicyRoute::new(path).await, Err(PolicyRouteError::Parse { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_too_large_is_refused_not_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        let most = usize::try_from(MAX_BYTES).unwrap();
+        let comment = |bytes: usize| format!("#{}", " ".repeat(bytes - 1));
+        fs::write(&path, comment(most) + "\n- from: 10.0.0.1/32").unwrap();
+        let large = PolicyRoute::new(path.clone()).await.unwrap_err().to_string();
+        assert!(large.contains("config.yaml") && large.contains("262144"), "{large}");
+        fs::write(&path, comment(most)).unwrap();
+        PolicyRoute::new(path).await.unwrap();
     }
 }

@@ -104,7 +104,7 @@ impl MonitorConnection for ConnectionService {
         call: Call<MonitorScopeSelector>,
     ) -> Result<Response<Self::MonitorConnectionsStream>, Status> {
         let accepted = accepted(&call)?;
-        let events = self.monitor.subscribe(call.into_inner(), &accepted.session.peer.id);
+        let events = self.monitor.subscribe(call.into_inner(), &accepted.session.peer.id)?;
         Ok(Response::new(Box::pin(events.take_until(self.stop.clone().cancelled_owned()))))
     }
 }

@@ -6,6 +6,7 @@
 //! value and what is allowed.
 
 mod components;
+mod duration;
 mod loglevel;
 mod recorded;
 mod url;
@@ -115,7 +116,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn duration(&mut self, name: &str, default: Duration) -> Duration {
         self.read(name, default, "a positive duration such as 200ms, 15s or 10m", |text| {
-            humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero())
+            duration::parse(text).filter(|duration| !duration.is_zero())
         })
     }
 
@@ -124,7 +125,7 @@ impl<'a> Reader<'a> {
         self.read(name, None, "a duration such as 30s or 10m, or 0 for never", |text| match text {
             "0" => Some(None),
             text => {
-                let duration = humantime::parse_duration(text).ok()?;
+                let duration = duration::parse(text)?;
                 Some((!duration.is_zero()).then_some(duration))
             }
         })
@@ -229,6 +230,38 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// The socket of the Workload API: a unix socket, by which the agent knows who asks.
+    pub(crate) fn socket(&mut self, name: &str) -> Target {
+        let target = self.target(name, "");
+        if let Target::Tcp(_) = target {
+            self.refuse(name, &target.to_string(), "a unix socket: use unix:///path");
+        }
+        target
+    }
+
+    /// Where to listen.
+    pub(crate) fn listen(&mut self, name: &str, default: &str) -> Target {
+        let target = self.target(name, default);
+        self.check_listen(name, &target);
+        target
+    }
+
+    /// The same, in a list.
+    pub(crate) fn listen_list(&mut self, name: &str, default: &str) -> Vec<Target> {
+        let targets: Vec<Target> = self.list(name, default);
+        for target in &targets {
+            self.check_listen(name, target);
+        }
+        targets
+    }
+
+    fn check_listen(&mut self, name: &str, target: &Target) {
+        if !target.is_own() {
+            let allowed = "unix:///path, tcp://ip:port or tcp://:port; names are not looked up to listen";
+            self.refuse(name, &target.to_string(), allowed);
+        }
+    }
+
     /// `namespace/name` of an object on the API server.
     pub(crate) fn object(&mut self, name: &str, default: &str) -> ObjectRef {
         let text = self.text(name, default);
@@ -310,6 +343,22 @@ mod tests {
         {
             assert!(errors.contains(part), "{part} in {errors}");
         }
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_is_refused_at_once() {
+        let vars = vars(&[
+            (vars::SPIFFE_ENDPOINT_SOCKET, "tcp://127.0.0.1:8081"),
+            (
+                vars::NSM_LISTEN_ON,
+                "unix:///run/nsm.sock,tcp://127.0.0.1:5001,tcp://[::1]:5002,tcp://localhost:5003",
+            ),
+        ]);
+        let errors = Nsmgr::read(&vars).unwrap_err().0;
+        let of = |name: &str| errors.iter().filter(|error| error.name == name).collect::<Vec<_>>();
+        assert!(of(vars::SPIFFE_ENDPOINT_SOCKET)[0].allowed.contains("unix:///path"), "{errors:?}");
+        let [listen] = of(vars::NSM_LISTEN_ON)[..] else { panic!("{errors:?}") };
+        assert_eq!(listen.value, "tcp://localhost:5003");
     }
 
     #[test]

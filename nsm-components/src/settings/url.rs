@@ -1,6 +1,6 @@
 //! The two kinds of URLs in settings: where a peer is, and which network service a client wants.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 /// A URL that cannot be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +43,16 @@ impl FromStr for Target {
             }
             _ => Err(UrlError::NoTarget),
         }
+    }
+}
+
+impl Target {
+    /// Whether one can listen there: the host is no name.
+    pub fn is_own(&self) -> bool {
+        let Self::Tcp(address) = self else { return true };
+        let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host.is_empty() || host.parse::<IpAddr>().is_ok()
     }
 }
 

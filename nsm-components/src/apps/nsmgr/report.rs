@@ -57,7 +57,7 @@ struct Seen<'a> {
     name: &'a str,
     forwarder_service: &'a str,
     /// Each with the error of its last Request.
-    connections: &'a [(Connection, Option<String>)],
+    connections: &'a [(Arc<Connection>, Option<String>)],
     endpoints: &'a [NetworkServiceEndpoint],
     /// Since when a connection is not up, by id.
     since: &'a HashMap<String, Timestamp>,
@@ -132,7 +132,10 @@ fn is_forwarder(entry: &NetworkServiceEndpoint, service: &str) -> bool {
     entry.network_service_names.iter().any(|name| name == service)
 }
 
-fn endpoint(entry: &NetworkServiceEndpoint, connections: &[(Connection, Option<String>)]) -> NodeEndpoint {
+fn endpoint(
+    entry: &NetworkServiceEndpoint,
+    connections: &[(Arc<Connection>, Option<String>)],
+) -> NodeEndpoint {
     let to_it =
         connections.iter().filter(|(connection, _)| connection.network_service_endpoint_name == entry.name);
     let pod = pod(entry);
@@ -280,8 +283,7 @@ mod tests {
 
     fn report(connections: &[Connection], endpoints: &[NetworkServiceEndpoint]) -> NSMNodeStateStatus {
         let why = |connection: &Connection| state(connection).map(|_| "why".to_owned());
-        let connections: Vec<_> =
-            connections.iter().map(|connection| (connection.clone(), why(connection))).collect();
+        let connections: Vec<_> = connections.iter().map(|one| (Arc::new(one.clone()), why(one))).collect();
         let connections = &connections[..];
         let (name, forwarder_service, since) = ("nsmgr-1", "forwarder", &HashMap::new());
         summarize(&Seen { name, forwarder_service, connections, endpoints, since })

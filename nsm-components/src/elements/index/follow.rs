@@ -18,6 +18,9 @@ const FIND: Duration = Duration::from_secs(5);
 /// Pauses between tries to watch.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// Most changes that are taken in together.
+const TOGETHER: usize = 1024;
+
 /// The registries, of services and of endpoints.
 pub(super) struct Registries {
     pub(super) services: RegistryChain<NetworkService>,
@@ -63,30 +66,56 @@ impl Registries {
     }
 }
 
-/// Takes in changes until a watch ends.
-///
-/// The watches were opened before the snapshot was taken. So everything that came, changed or went
-/// after their opening is an event of theirs, in its order, and what went before is not in the
-/// snapshot: taking all events in over the snapshot ends at what is there. Events older than the
-/// snapshot repeat what it knows, or are followed by the newer ones that undo them.
-async fn changes(
-    name: &str,
-    (mut services, mut endpoints): Opened,
-    mut found: Found,
-    sender: &watch::Sender<Option<State>>,
-) -> Result<()> {
-    loop {
-        tokio::select! {
-            event = services.next() => match event {
-                Some(event) => found.take_service(name, event?),
-                None => return Ok(()),
-            },
-            event = endpoints.next() => match event {
-                Some(event) => found.take_endpoint(event?),
-                None => return Ok(()),
-            },
+/// What is known of a service, and who is told of it.
+struct Publisher<'a> {
+    name: &'a str,
+    found: Found,
+    sender: &'a watch::Sender<Option<State>>,
+}
+
+impl Publisher<'_> {
+    fn publish(&mut self) {
+        #[cfg(test)]
+        {
+            let before = self.sender.borrow().as_ref().and_then(|state| Some(state.as_ref().ok()?.published));
+            self.found.published = before.unwrap_or(0) + 1;
         }
-        sender.send_replace(Some(Ok(Arc::new(found.clone()))));
+        self.sender.send_replace(Some(Ok(Arc::new(self.found.clone()))));
+    }
+
+    /// Takes in changes until a watch ends. Those that are there together are published once, and
+    /// what is known already not at all: a watch begins with everything there is.
+    ///
+    /// The watches were opened before the snapshot was taken. So everything that came, changed or
+    /// went after their opening is an event of theirs, in its order, and what went before is not in
+    /// the snapshot: taking all events in over the snapshot ends at what is there. Events older than
+    /// the snapshot repeat what it knows, or are followed by the newer ones that undo them.
+    async fn changes(&mut self, (services, endpoints): Opened) -> Result<()> {
+        let mut services = services.ready_chunks(TOGETHER);
+        let mut endpoints = endpoints.ready_chunks(TOGETHER);
+        loop {
+            let mut changed = false;
+            let taken = tokio::select! {
+                events = services.next() => match events {
+                    Some(events) => events.into_iter().try_for_each(|event| {
+                        changed |= self.found.take_service(self.name, event?);
+                        Ok(())
+                    }),
+                    None => return Ok(()),
+                },
+                events = endpoints.next() => match events {
+                    Some(events) => events.into_iter().try_for_each(|event| {
+                        changed |= self.found.take_endpoint(event?);
+                        Ok(())
+                    }),
+                    None => return Ok(()),
+                },
+            };
+            if changed {
+                self.publish();
+            }
+            taken?;
+        }
     }
 }
 
@@ -97,8 +126,9 @@ pub(super) async fn follow(registries: Registries, name: &str, sender: watch::Se
         let followed = async {
             let (opened, found) = registries.begin(name).await?;
             pause = RETRY.0;
-            sender.send_replace(Some(Ok(Arc::new(found.clone()))));
-            changes(name, opened, found, &sender).await
+            let mut publisher = Publisher { name, found, sender: &sender };
+            publisher.publish();
+            publisher.changes(opened).await
         };
         match followed.await {
             Ok(()) => debug!(service = %name, "a watch ended"),

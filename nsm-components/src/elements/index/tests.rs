@@ -66,7 +66,7 @@ async fn an_endpoint_deleted_between_watch_and_snapshot_is_not_found() {
     let index = index(Endpoints::new([Arc::new(Deleting { store, finds: AtomicUsize::default() }) as _]));
     index.find("finance", soon()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(index.find("finance", soon()).await.unwrap().endpoints.is_empty());
+    assert!(index.find("finance", soon()).await.unwrap().endpoints().next().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,10 +88,10 @@ async fn names_that_nobody_registered_leave_soon_and_services_stay() {
 async fn a_service_that_is_registered_later_is_found_and_stays() {
     let store = Endpoints::new([Store::in_memory() as _]);
     let index = index(store.clone());
-    assert!(index.find("finance", soon()).await.unwrap().endpoints.is_empty());
+    assert!(index.find("finance", soon()).await.unwrap().endpoints().next().is_none());
     store.start().register(&cx(), endpoint()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(30)).await;
-    assert_eq!(index.find("finance", soon()).await.unwrap().endpoints.len(), 1);
+    assert_eq!(index.find("finance", soon()).await.unwrap().endpoints().count(), 1);
 }
 
 /// A registry that counts what it is asked and tells, and that can go away and come back.
@@ -147,7 +147,8 @@ fn store() -> Endpoints {
 }
 
 async fn names(index: &Index) -> Vec<String> {
-    index.find("finance", soon()).await.unwrap().endpoints.into_keys().collect()
+    let usable = index.find("finance", soon()).await.unwrap();
+    usable.endpoints().map(|endpoint| endpoint.name.clone()).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -237,4 +238,31 @@ async fn an_endpoint_that_its_service_does_not_allow_is_not_found_whatever_the_r
     services.start().register(&cx(), open).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(names(&index).await, ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_endpoints_that_come_together_are_published_a_few_times_and_requests_share_them() {
+    let entries = |from: usize| {
+        (from..from + 1000)
+            .map(|number| NetworkServiceEndpoint { name: format!("nse-{number}"), ..endpoint() })
+    };
+    let store = store();
+    for entry in entries(0) {
+        store.start().register(&cx(), entry).await.unwrap();
+    }
+    let index = index(store.clone());
+    let first = index.find("finance", soon()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let again = index.find("finance", soon()).await.unwrap();
+    assert!(Arc::ptr_eq(&first.found, &again.found), "the watch repeats what the snapshot said");
+    assert_eq!((again.endpoints().count(), again.found.published), (1000, 1));
+    for entry in entries(1000) {
+        store.start().register(&cx(), entry).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let usable = index.find("finance", soon()).await.unwrap();
+    assert_eq!(usable.endpoints().count(), 2000);
+    assert!(usable.found.published <= 40, "{}", usable.found.published);
+    let kept = |name| Arc::ptr_eq(&first.found.endpoints[name], &usable.found.endpoints[name]);
+    assert!(kept("nse-0"), "what did not change is the same in both");
 }

@@ -41,7 +41,7 @@ impl Authorize {
         Self { policies, ..self }
     }
 
-    fn check<T: Entry>(&self, cx: &RegistryCx, entry: &T, expired_too: bool) -> Result<()> {
+    async fn check<T: Entry>(&self, cx: &RegistryCx, entry: &T, expired_too: bool) -> Result<()> {
         let Some(caller) = &cx.caller else { return Ok(()) };
         let path = cx.path.lock().clone();
         // The last one is this process's own.
@@ -57,12 +57,18 @@ impl Authorize {
         let input = json!({
             "resource_id": first.map(|claims| claims.sub).unwrap_or_default(),
             "resource_name": entry.name(),
-            "resource_path_ids_map": &*self.owners.lock(),
+            "resource_path_ids_map": self.owners_of(entry.name()),
             "path_segments": segments,
             "index": path.index,
             "auth_info": opa::auth_info(caller.link.certificate()),
         });
-        self.policies.check(&input)
+        self.policies.judge(input).await
+    }
+
+    /// As upstream's map of all names, with this one alone: policies look it up by name.
+    fn owners_of(&self, name: &str) -> HashMap<String, Vec<String>> {
+        let owners = self.owners.lock();
+        owners.get_key_value(name).map(|(name, ids)| (name.clone(), ids.clone())).into_iter().collect()
     }
 }
 
@@ -73,7 +79,7 @@ impl<T: Entry> RegistryElement<T> for Authorize {
     }
 
     async fn register(&self, cx: &RegistryCx, entry: T, next: RegistryNext<'_, T>) -> Result<T> {
-        self.check(cx, &entry, false)?;
+        self.check(cx, &entry, false).await?;
         let mut entry = next.register(cx, entry).await?;
         if !self.policies.is_empty() {
             let mut owners = self.owners.lock();
@@ -85,8 +91,69 @@ impl<T: Entry> RegistryElement<T> for Authorize {
     }
 
     async fn unregister(&self, cx: &RegistryCx, entry: T, next: RegistryNext<'_, T>) -> Result<()> {
-        self.check(cx, &entry, true)?;
-        self.owners.lock().remove(entry.name());
-        next.unregister(cx, entry).await
+        self.check(cx, &entry, true).await?;
+        let name = entry.name().to_owned();
+        next.unregister(cx, entry).await?;
+        // Only now: it may be another's, and the storage refuse.
+        self.owners.lock().remove(&name);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        api::registry::NetworkService,
+        chain::{Error, Kind, RegistryChain, SystemClock},
+    };
+
+    /// Storage that keeps what is another's.
+    struct Refusing;
+
+    #[async_trait]
+    impl RegistryElement<NetworkService> for Refusing {
+        fn name(&self) -> &'static str {
+            "refusing"
+        }
+
+        async fn unregister(
+            &self,
+            cx: &RegistryCx,
+            entry: NetworkService,
+            next: RegistryNext<'_, NetworkService>,
+        ) -> Result<()> {
+            if entry.name == "foreign" {
+                return Err(Error::new(Kind::Denied, "another owns it"));
+            }
+            next.unregister(cx, entry).await
+        }
+    }
+
+    #[tokio::test]
+    async fn policies_hear_of_this_name_alone_and_its_owner_is_forgotten_when_it_is_gone_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("own.rego");
+        std::fs::write(&file, "package nsm\nvalid = true").unwrap();
+        let policies = Policies::load("NSM_REGISTRY_SERVER_POLICIES", &[file.display().to_string()]);
+        let authorize = Arc::new(Authorize::new(Arc::new(SystemClock)).with(policies.unwrap()));
+        for name in ["own", "foreign"] {
+            authorize.owners.lock().insert(name.into(), vec![name.into()]);
+        }
+        let own = HashMap::from([("own".to_owned(), vec!["own".to_owned()])]);
+        assert_eq!(authorize.owners_of("own"), own);
+        assert!(authorize.owners_of("unknown").is_empty());
+        let chain = RegistryChain::new([
+            authorize.clone() as Arc<dyn RegistryElement<NetworkService>>,
+            Arc::new(Refusing),
+        ]);
+        let cx = RegistryCx::within(Duration::from_secs(1));
+        let entry = |name: &str| NetworkService { name: name.into(), ..Default::default() };
+        chain.start().unregister(&cx, entry("foreign")).await.unwrap_err();
+        chain.start().unregister(&cx, entry("own")).await.unwrap();
+        assert!(authorize.owners_of("own").is_empty());
+        assert_eq!(authorize.owners_of("foreign").len(), 1);
     }
 }

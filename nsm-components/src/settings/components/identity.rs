@@ -31,7 +31,7 @@ impl IdentityAgent {
         let mut reader = Reader::new(vars);
         let settings = Self {
             log_level: reader.log_level(),
-            listen_on: reader.target(vars::NSM_LISTEN_ON, &format!("unix://{}", names::IDENTITY_SOCKET)),
+            listen_on: reader.listen(vars::NSM_LISTEN_ON, &format!("unix://{}", names::IDENTITY_SOCKET)),
             node_name: reader.name(vars::NODE_NAME, ""),
             authority_url: reader.target(vars::NSM_AUTHORITY_URL, ""),
             token_file: reader.text(vars::NSM_AUTHORITY_TOKEN_FILE, "/var/run/secrets/nsm/token").into(),
@@ -66,7 +66,7 @@ impl IdentityAuthority {
         let mut reader = Reader::new(vars);
         let settings = Self {
             log_level: reader.log_level(),
-            listen_on: reader.target(vars::NSM_LISTEN_ON, &format!("tcp://:{}", names::AUTHORITY_PORT)),
+            listen_on: reader.listen(vars::NSM_LISTEN_ON, &format!("tcp://:{}", names::AUTHORITY_PORT)),
             trust_domain: reader.name(vars::NSM_TRUST_DOMAIN, "k8s.nsm"),
             svid_lifetime: reader.duration(vars::NSM_SVID_LIFETIME, 60 * MINUTE),
             root_secret: reader.object(vars::NSM_ROOT_SECRET, "nsm-operator/nsm-identity-root"),
@@ -110,14 +110,14 @@ impl IdentityStandalone {
         let shortest = svid_lifetime.saturating_mul(SVIDS_PER_CA);
         let settings = Self {
             log_level: reader.log_level(),
-            listen_on: reader.target(vars::NSM_LISTEN_ON, &format!("unix://{}", names::IDENTITY_SOCKET)),
+            listen_on: reader.listen(vars::NSM_LISTEN_ON, &format!("unix://{}", names::IDENTITY_SOCKET)),
             trust_domain: reader.name(vars::NSM_TRUST_DOMAIN, "host.nsm"),
             svid_lifetime,
             ca_lifetime: reader.read(
                 vars::NSM_CA_LIFETIME,
                 YEAR,
                 &format!("a duration of at least {SVIDS_PER_CA} times NSM_SVID_LIFETIME"),
-                |text| humantime::parse_duration(text).ok().filter(|life| *life >= shortest),
+                |text| crate::settings::duration::parse(text).filter(|life| *life >= shortest),
             ),
             id_template: reader.read(
                 vars::NSM_SPIFFE_ID_TEMPLATE,

@@ -87,7 +87,7 @@ impl Common {
         Self {
             log_level: reader.log_level(),
             metrics: reader.shown(vars::NSM_METRICS_LISTEN_ON, &metrics),
-            workload_api: reader.target(vars::SPIFFE_ENDPOINT_SOCKET, ""),
+            workload_api: reader.socket(vars::SPIFFE_ENDPOINT_SOCKET),
             name,
             max_token_lifetime: reader.duration(vars::NSM_MAX_TOKEN_LIFETIME, 10 * MINUTE),
             dial_timeout: reader.duration(vars::NSM_DIAL_TIMEOUT, dial_timeout),

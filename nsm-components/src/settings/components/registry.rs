@@ -20,7 +20,7 @@ impl Registry {
         let mut reader = Reader::new(vars);
         let settings = Self {
             common: Common::read(&mut reader, "registry", 5 * SECOND),
-            listen_on: reader.list(vars::NSM_LISTEN_ON, "tcp://:5002"),
+            listen_on: reader.listen_list(vars::NSM_LISTEN_ON, "tcp://:5002"),
             proxy_registry_url: reader
                 .optional(vars::NSM_PROXY_REGISTRY_URL, "a URL such as tcp://nsmgr-proxy:5004, or nothing"),
         };

@@ -76,7 +76,7 @@ fn index(connect: &Connect) -> Index {
 
 async fn found(index: &Index, number: usize) -> usize {
     let deadline = Instant::now() + Duration::from_secs(30);
-    index.find(&format!("service-{number}"), deadline).await.unwrap().endpoints.len()
+    index.find(&format!("service-{number}"), deadline).await.unwrap().endpoints().count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
