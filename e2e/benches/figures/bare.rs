@@ -128,7 +128,6 @@ async fn watch(source: &Source, address: &Address, service: &str, watches: usize
                 ..NetworkServiceEndpoint::default()
             }),
             watch: true,
-            ..NetworkServiceEndpointQuery::default()
         });
         channel.token(LIFE)?.write(call.metadata_mut());
         streams.push(NetworkServiceEndpointRegistryClient::new(channel.grpc.clone()).find(call).await?);

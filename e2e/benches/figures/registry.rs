@@ -98,11 +98,7 @@ async fn finds(channel: &Channel, service: &str) -> Result<Times> {
 }
 
 fn query(service: &str, watch: bool) -> NetworkServiceEndpointQuery {
-    NetworkServiceEndpointQuery {
-        network_service_endpoint: Some(entry_like(service)),
-        watch,
-        ..Default::default()
-    }
+    NetworkServiceEndpointQuery { network_service_endpoint: Some(entry_like(service)), watch }
 }
 
 fn entry_like(service: &str) -> NetworkServiceEndpoint {

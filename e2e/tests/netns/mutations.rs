@@ -277,7 +277,7 @@ fn call() -> impl Strategy<Value = (&'static str, Vec<u8>)> {
         2 => endpoint().prop_map(|message| (METHODS[3], message.encode_to_vec())),
         1 => endpoint().prop_map(|message| (METHODS[4], message.encode_to_vec())),
         1 => endpoint().prop_map(|like| {
-            let query = NetworkServiceEndpointQuery { network_service_endpoint: Some(like), ..Default::default() };
+            let query = NetworkServiceEndpointQuery { network_service_endpoint: Some(like), watch: false };
             (METHODS[5], query.encode_to_vec())
         }),
     ]

@@ -57,7 +57,7 @@ async fn ours(mesh: &Mesh) -> Vec<String> {
                 break;
             }
             let network_service_endpoint = Some(wanted(*query));
-            let query = NetworkServiceEndpointQuery { network_service_endpoint, watch, ..Default::default() };
+            let query = NetworkServiceEndpointQuery { network_service_endpoint, watch };
             let mut call = tonic::Request::new(query);
             channel.token(LIFE).unwrap().write(call.metadata_mut());
             let mut stream = client.find(call).await.unwrap().into_inner();

@@ -3,7 +3,10 @@
 //! An extension of ours: upstream does not know the lists and everybody may do both. A service without
 //! them is as open here; one that has them means them, so no setting turns them off.
 
-use super::registry::NetworkService;
+use super::{
+    registry::NetworkService,
+    trust::{SCHEME, lies_below},
+};
 
 /// What somebody wants of a network service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +46,6 @@ impl NetworkService {
     }
 }
 
-const SCHEME: &str = "spiffe://";
-
 /// Whether an ID is the one that a rule names or lies below it. A rule that is no SPIFFE ID is the
 /// path of one in the mesh's own trust domain.
 fn covers(rule: &str, id: &str, domain: &str) -> bool {
@@ -53,14 +54,6 @@ fn covers(rule: &str, id: &str, domain: &str) -> bool {
     }
     let rule = rule.trim_matches('/');
     !rule.is_empty() && lies_below(&format!("{SCHEME}{domain}/{rule}"), id)
-}
-
-/// Whether a SPIFFE ID is another one or lies below it: its first parts are that one, whole ones.
-pub(super) fn lies_below(above: &str, id: &str) -> bool {
-    let above = above.trim_end_matches('/');
-    let both = above.strip_prefix(SCHEME).zip(id.strip_prefix(SCHEME));
-    let rest = both.and_then(|(above, id)| id.strip_prefix(above));
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The trust domain of a SPIFFE ID; empty for what is none.

@@ -36,17 +36,17 @@ pub fn client_hops(context: &IpContext) -> Vec<Hop> {
 }
 
 /// Routes of the endpoint's interface, the mirror of [`client_hops`]; but where the endpoint names
-/// routes, these are all. The client may bring addresses of its own choice, and a route to each of
-/// them would draw the endpoint's packets to it.
+/// routes, these are all of their family. The client may bring addresses of its own choice, and a route
+/// to each of them would draw the endpoint's packets to it.
 pub fn endpoint_hops(context: &IpContext) -> Vec<Hop> {
     let mut hops = hops(&nets(&context.dst_ip_addrs), &nets(&context.src_ip_addrs), &context.dst_routes);
     let named: Vec<_> = context.dst_routes.iter().filter_map(|route| net(&route.prefix)).collect();
-    if !named.is_empty() {
-        let through: Vec<_> = hops.iter().filter_map(|hop| hop.via).collect();
-        hops.retain(|hop| {
-            named.iter().any(|net| net.trunc() == hop.prefix) || through.contains(&hop.prefix.addr())
-        });
-    }
+    let through: Vec<_> = hops.iter().filter_map(|hop| hop.via).collect();
+    hops.retain(|hop| {
+        let ip = hop.prefix.addr();
+        let mut of_family = named.iter().filter(|net| net.addr().is_ipv4() == ip.is_ipv4()).peekable();
+        of_family.peek().is_none() || of_family.any(|net| net.trunc() == hop.prefix) || through.contains(&ip)
+    });
     hops
 }
 

@@ -1,8 +1,6 @@
 //! Which processes may speak for others: pass their messages on, offer forwarders, register
 //! addresses that others shall call. Upstream lets everybody; here it is the mesh's own processes.
 
-use super::access::lies_below;
-
 /// SPIFFE IDs that are trusted with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
@@ -12,6 +10,17 @@ pub enum Trust {
     Prefixes(Vec<String>),
     /// Node daemons: IDs that begin with this and name a node instead of a pod.
     NodeDaemons(String),
+}
+
+/// How SPIFFE IDs begin.
+pub(super) const SCHEME: &str = "spiffe://";
+
+/// Whether a SPIFFE ID is another one or lies below it: its first parts are that one, whole ones.
+pub(super) fn lies_below(above: &str, id: &str) -> bool {
+    let above = above.trim_end_matches('/');
+    let both = above.strip_prefix(SCHEME).zip(id.strip_prefix(SCHEME));
+    let rest = both.and_then(|(above, id)| id.strip_prefix(above));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// What stands for everybody in a list of prefixes.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tonic::{Request as Call, Response, Status, metadata::MetadataValue};
 use tracing::debug;
 
+pub(super) use self::wire::WITHOUT_REFRESHES;
 pub use self::wire::Wire;
 use self::{
     events::{bounded, opened, with_files},
@@ -157,7 +158,11 @@ impl<T: Wire> RegistryElement<T> for Connect {
         let watch = query.watch;
         let place = watch.then(|| self.lanes.take()).transpose()?;
         let channel = self.channel(place.as_ref().map_or(0, lanes::Place::lane)).await?;
-        let call = self.prepare(&channel, T::query(query), None)?;
+        let without_refreshes = query.without_refreshes;
+        let mut call = self.prepare(&channel, T::query(query), None)?;
+        if without_refreshes {
+            call.metadata_mut().insert(WITHOUT_REFRESHES, MetadataValue::from_static("true"));
+        }
         let asked = channel.clone();
         let asking = async move { T::call_find(&asked, call).await };
         let answer = if watch {

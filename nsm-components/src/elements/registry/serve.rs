@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request as Call, Response, Status, metadata::MetadataValue};
 use tracing::Instrument;
 
-use super::Wire;
+use super::{Wire, connect::WITHOUT_REFRESHES};
 use crate::{
     api::{
         registry::{
@@ -145,7 +145,8 @@ where
 {
     let cx = service.receive(&call, "").await?;
     let accepted = accepted(&call)?;
-    let events = chain.start().find(&cx, T::from_query(call.into_inner())).await;
+    let without_refreshes = call.metadata().contains_key(WITHOUT_REFRESHES);
+    let events = chain.start().find(&cx, T::from_query(call.into_inner(), without_refreshes)).await;
     let events = events.map_err(|error| status(&error))?;
     let answers = events.map(move |event| match event {
         Ok(event) => {

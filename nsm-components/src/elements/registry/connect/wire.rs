@@ -17,6 +17,11 @@ use crate::{
     transport::Channel,
 };
 
+/// Metadata key of a Find: its watch leaves out what only prolongs a life, and its entries come without
+/// their ends. It says so beside the query and not in it: upstream's nsmgr passes on fields that it does
+/// not know, and would itself not be told that an endpoint came back to it.
+pub(in crate::elements::registry) const WITHOUT_REFRESHES: &str = "nsm-without-refreshes";
+
 /// What the two registries' generated clients have in common.
 #[async_trait]
 pub trait Wire: Entry {
@@ -32,7 +37,7 @@ pub trait Wire: Entry {
     /// A query as its message.
     fn query(query: Query<Self>) -> Self::Query;
     /// A query from its message.
-    fn from_query(query: Self::Query) -> Query<Self>;
+    fn from_query(query: Self::Query, without_refreshes: bool) -> Query<Self>;
     /// An event as its message.
     fn response(event: Event<Self>) -> Self::Response;
     /// An event from its message.
@@ -73,19 +78,11 @@ macro_rules! wire {
             }
 
             fn query(query: Query<Self>) -> $query {
-                $query {
-                    $field: Some(query.like),
-                    watch: query.watch,
-                    without_refreshes: query.without_refreshes,
-                }
+                $query { $field: Some(query.like), watch: query.watch }
             }
 
-            fn from_query(query: $query) -> Query<Self> {
-                Query {
-                    like: query.$field.unwrap_or_default(),
-                    watch: query.watch,
-                    without_refreshes: query.without_refreshes,
-                }
+            fn from_query(query: $query, without_refreshes: bool) -> Query<Self> {
+                Query { like: query.$field.unwrap_or_default(), watch: query.watch, without_refreshes }
             }
 
             fn response(event: Event<Self>) -> $response {
