@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nsm_e2e::{
     interface::interfaces,
     mesh::{Mesh, START, Signal, Who},
-    wait::may_run,
+    wait::{may_run, until_true},
 };
 
 use crate::story::{IFNAME, LIFE};
@@ -59,6 +59,12 @@ fn addresses_of_two(settings: &[(&str, &str)]) -> Option<[std::net::Ipv4Addr; 2]
         mesh.endpoint(node, service, &[("NSM_CIDR_PREFIX", "172.16.5.0/24")]).unwrap();
     }
     let client = mesh.client_with(1, TWO, settings).unwrap();
+    // An interface is there before its client has looked at what it was granted.
+    let connected = |line: &&str| line.contains("\"connected\"") && line.contains("\"service\"");
+    until_true("both are connected", START, || {
+        mesh.process(client).is_ok_and(|client| client.log().lines().filter(connected).count() >= 2)
+    })
+    .unwrap();
     Some(["nsm-1", "nsm-2"].map(|name| mesh.connected(client, name).unwrap().address.unwrap().0))
 }
 
