@@ -39,7 +39,9 @@ pub(crate) fn usual_id(who: Who) -> String {
 
 /// Nodes that run with these IDs, and with settings for every process.
 pub(crate) fn begin(everywhere: &[(&str, &str)], id: impl Fn(Who) -> String) -> (Mesh, Spire) {
-    let mut mesh = Mesh::prepare(LIFE, everywhere).unwrap();
+    // What comes later counts: endpoints in another namespace have to be told who the mesh is.
+    let own = [("NSM_TRUSTED_IDS", "spiffe://k8s.nsm/ns/nsm-system")];
+    let mut mesh = Mesh::prepare(LIFE, &[&own, everywhere].concat()).unwrap();
     let spire = Spire::start(&mesh);
     spire.knows(&mesh, &PROCESSES.map(|who| (who, id(who))));
     mesh.start_nodes().unwrap();

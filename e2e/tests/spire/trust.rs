@@ -28,7 +28,7 @@ fn processes_of_a_mesh_in_two_namespaces_know_each_other_by_what_is_set() {
     if !may_run() {
         return;
     }
-    let own = "spiffe://k8s.nsm/ns/nsm-system/,spiffe://k8s.nsm/ns/infra/pod/forwarder-";
+    let own = "spiffe://k8s.nsm/ns/nsm-system,spiffe://k8s.nsm/ns/infra";
     let (mesh, _spire) = begin(&[("NSM_TRUSTED_IDS", own)], one_forwarder_apart);
     // Both clients are connected, through both forwarders.
     Story::begin_in(mesh);
