@@ -2,10 +2,11 @@
 //! however many connections it carries.
 //!
 //! A stream that ends is opened again. When that cannot be done, the process is gone and all its
-//! connections are down; when it can, those that the process knew before and does not know now are.
+//! connections are down, even those that it had no time to show; when it can, those that the process
+//! knew before and does not know now are.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     pin::Pin,
     sync::{Arc, Weak},
@@ -40,6 +41,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 
 /// Pause before a process is asked again that shows this one nothing.
 const HIDDEN: Duration = Duration::from_mins(1);
+
+/// Most connections that a process may have shown before they are followed: it shows them as it
+/// answers their Requests.
+const EARLY: usize = 1024;
 
 /// Events of a process.
 pub type PeerEvents = Pin<Box<dyn Stream<Item = std::result::Result<ConnectionEvent, Status>> + Send>>;
@@ -80,9 +85,19 @@ struct Followed {
 }
 
 struct Peer {
-    /// Its connections by this process's id, and whether its stream has shown each.
-    connections: BTreeMap<String, bool>,
+    /// Its connections by this process's id.
+    connections: BTreeMap<String, Through>,
+    /// Ids that its stream has shown and that are not followed yet.
+    early: BTreeSet<String>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// A connection through a process.
+struct Through {
+    /// When a Request of it was answered.
+    since: Instant,
+    /// Whether the stream has shown it.
+    shown: bool,
 }
 
 // === impl PeersByGrpc ===
@@ -123,9 +138,10 @@ impl Below {
             let watch =
                 Watch { shared: Arc::downgrade(&self.0), monitor: Arc::downgrade(monitor), address, key };
             let task = AbortOnDropHandle::new(tokio::spawn(watch.run()));
-            Peer { connections: BTreeMap::new(), _task: task }
+            Peer { connections: BTreeMap::new(), early: BTreeSet::new(), _task: task }
         });
-        peer.connections.insert(id.to_owned(), false);
+        let shown = peer.early.remove(id);
+        peer.connections.insert(id.to_owned(), Through { since: Instant::now(), shown });
     }
 
     /// The connection is closed.
@@ -159,7 +175,7 @@ struct Watch {
 
 impl Watch {
     async fn run(self) {
-        let (mut pause, mut told) = (RETRY.0, false);
+        let mut pause = RETRY.0;
         // Since when it is out of reach. It has just answered a Request.
         let mut lost: Option<Instant> = None;
         loop {
@@ -167,17 +183,15 @@ impl Watch {
             match opened {
                 Ok(events) => {
                     self.take(events, lost.is_some()).await;
-                    (pause, told, lost) = (RETRY.0, false, Some(Instant::now()));
+                    (pause, lost) = (RETRY.0, Some(Instant::now()));
                     // A process that ends every stream at once gets no busy loop.
                     tokio::time::sleep(RETRY.0).await;
                 }
                 Err(error) if error.kind == Kind::Unavailable => {
-                    let since = *lost.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= GRACE && !told {
-                        debug!(address = %self.address, %error, "out of reach");
-                        self.down(|_| true, &error.message);
-                        told = true;
-                    }
+                    debug!(address = %self.address, %error, "out of reach");
+                    let lost = *lost.get_or_insert_with(Instant::now);
+                    // One that came later was answered then.
+                    self.down(|_, through| through.since.max(lost).elapsed() >= GRACE, &error.message);
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY.1);
                 }
@@ -201,7 +215,7 @@ impl Watch {
             let gone = event.r#type() == ConnectionEventType::Delete;
             let mut shown = Vec::new();
             for mut connection in event.connections.into_values() {
-                let Some(id) = self.own_id(&connection) else { continue };
+                let Some(id) = self.own_id(&connection, gone) else { continue };
                 if gone {
                     connection.state = State::Down.into();
                 }
@@ -211,7 +225,8 @@ impl Watch {
                 shown.push(id);
             }
             if first && again {
-                self.down(|id| !shown.contains(id), "the next process does not know the connection any more");
+                let unknown = |id: &String, through: &Through| through.shown && !shown.contains(id);
+                self.down(unknown, "the next process does not know the connection any more");
             }
             if !gone {
                 self.mark(&shown);
@@ -220,24 +235,32 @@ impl Watch {
     }
 
     /// This process's id of a connection that the next one speaks of: its segment is the current
-    /// one, or the one before.
-    fn own_id(&self, connection: &Connection) -> Option<String> {
+    /// one, or the one before. One that is not followed is remembered, as it may soon be.
+    fn own_id(&self, connection: &Connection, gone: bool) -> Option<String> {
         let shared = self.shared.upgrade()?;
-        let peers = shared.peers.lock();
-        let known = &peers.peers.get(&self.key)?.connections;
+        let mut peers = shared.peers.lock();
+        let peer = peers.peers.get_mut(&self.key)?;
         let segments = [-1, 0].into_iter().filter_map(|offset| connection.segment(offset));
-        let mut own =
-            segments.filter(|segment| segment.name == shared.name && known.contains_key(&segment.id));
-        own.next().map(|segment| segment.id.clone())
+        for segment in segments.filter(|segment| segment.name == shared.name) {
+            if peer.connections.contains_key(&segment.id) {
+                return Some(segment.id.clone());
+            }
+            if gone {
+                peer.early.remove(&segment.id);
+            } else if peer.early.len() < EARLY {
+                peer.early.insert(segment.id.clone());
+            }
+        }
+        None
     }
 
-    /// Those connections are down that the process has shown before.
-    fn down(&self, which: impl Fn(&String) -> bool, error: &str) {
+    /// These connections are down.
+    fn down(&self, which: impl Fn(&String, &Through) -> bool, error: &str) {
         let (Some(shared), Some(monitor)) = (self.shared.upgrade(), self.monitor.upgrade()) else { return };
         let lost: Vec<String> = match shared.peers.lock().peers.get(&self.key) {
             Some(peer) => {
-                let shown = peer.connections.iter().filter(|(id, shown)| **shown && which(id));
-                shown.map(|(id, _)| id.clone()).collect()
+                let lost = peer.connections.iter().filter(|(id, through)| which(id, through));
+                lost.map(|(id, _)| id.clone()).collect()
             }
             None => return,
         };
@@ -252,7 +275,7 @@ impl Watch {
         let mut peers = shared.peers.lock();
         let Some(peer) = peers.peers.get_mut(&self.key) else { return };
         for id in ids {
-            peer.connections.entry(id.clone()).and_modify(|shown| *shown = true);
+            peer.connections.entry(id.clone()).and_modify(|through| through.shown = true);
         }
     }
 }

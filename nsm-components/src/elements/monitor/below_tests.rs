@@ -201,6 +201,35 @@ async fn a_process_that_dies_takes_its_connections_down_but_not_one_that_is_back
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_dies_before_it_could_show_a_connection_takes_it_down_too() {
+    let stage = Stage::new();
+    stage.request("x", "a:1").await;
+    stage.dies(Some(Kind::Unavailable));
+    tokio::time::sleep(GRACE * 3).await;
+    assert_eq!(stage.state("x"), State::Down);
+    // While it is away another one gets an answer: it was there then, and has the same grace.
+    tokio::time::sleep(RETRY.1 * 3).await;
+    stage.request("y", "a:1").await;
+    assert_eq!(stage.state("y"), State::Up);
+    tokio::time::sleep(GRACE + RETRY.1).await;
+    assert_eq!(stage.state("y"), State::Down);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_process_showed_before_the_answer_came_counts_as_shown() {
+    let stage = Stage::new();
+    stage.request("x", "a:1").await;
+    let (x, y) = (connection("x", "", 2), connection("y", "", 2));
+    stage.says("a:1", FIRST, vec![x.clone()]).await;
+    stage.says("a:1", UPDATE, vec![y]).await;
+    stage.request("y", "a:1").await;
+    stage.dies(None);
+    tokio::time::sleep(RETRY.0 * 2).await;
+    stage.says("a:1", FIRST, vec![x]).await;
+    assert_eq!((stage.state("x"), stage.state("y")), (State::Up, State::Down));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_that_shows_nothing_takes_nothing_down() {
     let stage = Stage::new();
     stage.fake.0.lock().refusal = Some(Kind::Denied);
