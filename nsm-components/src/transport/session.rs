@@ -100,7 +100,7 @@ impl Session {
             self.counts.signatures_saved.add();
             return Ok(token.clone());
         }
-        let end = now.saturating_add(seconds).min(self.mine.leaf.not_after).min(self.peer.not_after);
+        let end = now.saturating_add(seconds).min(self.end());
         let claims =
             token::Claims { sub: self.mine.leaf.id.clone(), aud: vec![self.peer.id.clone()], exp: end };
         let token = Token { text: token::sign(&claims, &self.mine.signer)?.into(), expires: end };
@@ -148,8 +148,12 @@ impl Session {
 
     /// Whether half the time that both leaves gave this connection is over: time for a new one.
     pub(super) fn is_stale(&self) -> bool {
-        let end = self.mine.leaf.not_after.min(self.peer.not_after);
-        now() > self.established + (end - self.established) / 2
+        now() > self.established + (self.end() - self.established) / 2
+    }
+
+    /// When the first of both leaves ends, in seconds since the epoch.
+    pub(super) fn end(&self) -> i64 {
+        self.mine.leaf.not_after.min(self.peer.not_after)
     }
 }
 

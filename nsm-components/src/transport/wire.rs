@@ -11,7 +11,7 @@ use std::{
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg, sockopt,
+    SendFlags, recv, recvmsg, sendmsg, sockopt,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -57,6 +57,16 @@ impl Wire {
     /// Whether files can pass.
     pub(super) fn is_local(&self) -> bool {
         matches!(self.socket, Socket::Unix(..))
+    }
+
+    /// Until there is something to read, which stays there, or nothing will be any more.
+    pub(super) async fn heard(&self) -> io::Result<()> {
+        // That tokio holds a new socket for readable says nothing.
+        let look = |socket: BorrowedFd<'_>| Ok(recv(socket, &mut [0; 1], RecvFlags::PEEK).map(drop)?);
+        match &self.socket {
+            Socket::Tcp(stream) => stream.async_io(Interest::READABLE, || look(stream.as_fd())).await,
+            Socket::Unix(stream, _) => stream.async_io(Interest::READABLE, || look(stream.as_fd())).await,
+        }
     }
 
     /// A TCP stream that ends when its peer falls silent: a node that lost its power or its network

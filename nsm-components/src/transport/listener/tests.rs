@@ -13,17 +13,21 @@ use tokio::{
     net::UnixStream,
     time::{Instant, timeout},
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::DropGuard;
 use tonic::{Code, transport::Server};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::*;
+use super::{
+    incoming::{HANDSHAKE_LIMIT, HANDSHAKES, ROOM},
+    *,
+};
 use crate::{
     api::peer::Address,
     transport::{
         Channels, MAX_HEADER_LIST,
         testing::{Ca, controlled},
+        tls,
     },
 };
 
@@ -33,9 +37,13 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// Longer than a handshake may take.
 const DEADLINE: Duration = Duration::from_secs(15);
 
+/// A leaf and its key: DER and PKCS#8 DER.
+type Identity = Option<(Vec<u8>, Vec<u8>)>;
+
 struct Served {
     folder: tempfile::TempDir,
     ca: Ca,
+    source: Source,
     channels: Channels,
     _stop: DropGuard,
 }
@@ -50,8 +58,8 @@ impl Served {
         let server = Server::builder().http2_max_header_list_size(MAX_HEADER_LIST);
         let router = { server }.add_service(tonic_health::server::health_reporter().1);
         tokio::spawn(listener.serve(router, source.clone(), stop.clone()));
-        let channels = Channels::new(source, DEADLINE);
-        Self { folder, ca, channels, _stop: stop.drop_guard() }
+        let channels = Channels::new(source.clone(), DEADLINE);
+        Self { folder, ca, source, channels, _stop: stop.drop_guard() }
     }
 
     fn address(&self) -> Address {
@@ -69,7 +77,13 @@ impl Served {
     }
 
     /// Bytes that the server sends of itself to a client of this identity: none if it refuses it.
-    async fn greeting(&self, identity: Option<(Vec<u8>, Vec<u8>)>, protocols: &[&[u8]]) -> usize {
+    async fn greeting(&self, identity: Identity, protocols: &[&[u8]]) -> usize {
+        let Some(mut stream) = self.tls(identity, protocols).await else { return 0 };
+        timeout(DEADLINE, stream.read(&mut [0; 64])).await.unwrap().unwrap_or(0)
+    }
+
+    /// A connection that is up as its client sees it.
+    async fn tls(&self, identity: Identity, protocols: &[&[u8]]) -> Option<TlsStream<UnixStream>> {
         let builder = ClientConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -86,8 +100,7 @@ impl Served {
         let name = ServerName::try_from("localhost").unwrap();
         // With TLS 1.3 the client is done before the server has looked at its certificate.
         let connecting = TlsConnector::from(Arc::new(config)).connect(name, self.connect().await);
-        let Ok(mut stream) = timeout(DEADLINE, connecting).await.unwrap() else { return 0 };
-        timeout(DEADLINE, stream.read(&mut [0; 64])).await.unwrap().unwrap_or(0)
+        timeout(DEADLINE, connecting).await.unwrap().ok()
     }
 }
 
@@ -210,7 +223,8 @@ async fn whoever_does_not_speak_tls_is_cut() {
 async fn those_who_only_connect_keep_nobody_out_and_are_cut() {
     let served = Served::start();
     let mut silent = Vec::new();
-    for _ in 0..2 * MAX_HANDSHAKES {
+    // More than there is room for: the last ones wait outside.
+    for _ in 0..ROOM + HANDSHAKES {
         silent.push(served.connect().await);
     }
     // In less than the time that one of them could hold a place.
@@ -220,16 +234,31 @@ async fn those_who_only_connect_keep_nobody_out_and_are_cut() {
     }
 }
 
-#[test]
-fn one_peer_has_a_bounded_number_of_connections_and_gets_one_again_when_one_ends() {
-    let quota = Quota::default();
-    let mut tickets: Vec<_> = (0..MAX_PER_PEER).map(|_| quota.take("spiffe://d/a").unwrap()).collect();
-    assert!(quota.take("spiffe://d/a").is_none());
-    assert!(quota.take("spiffe://d/b").is_some());
-    tickets.pop();
-    assert!(quota.take("spiffe://d/a").is_some());
-    tickets.clear();
-    assert!(quota.0.lock().is_empty());
+#[tokio::test]
+async fn many_more_than_may_shake_hands_at_once_come_together_and_all_get_in() {
+    let served = Served::start();
+    let ask = |_| async {
+        let channels = Channels::new(served.source.clone(), DEADLINE);
+        let channel = channels.get(&served.address()).await.unwrap();
+        HealthClient::new(channel.grpc.clone()).check(HealthCheckRequest::default()).await.unwrap();
+        (channels, channel)
+    };
+    let all = futures::future::join_all((0..3 * HANDSHAKES).map(ask)).await;
+    assert_eq!(all.len(), 3 * HANDSHAKES);
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_the_leaf_that_it_began_with() {
+    let served = Served::start();
+    let now = SystemTime::now();
+    let ends = now + Duration::from_secs(2);
+    let mut stream =
+        served.tls(Some(served.ca.leaf_between("spiffe://d/b", now - MINUTE, ends)), &[b"h2"]).await.unwrap();
+    let read = timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await;
+    assert!(read.is_ok(), "still open {DEADLINE:?} later");
+    // Certificates and the clock of connections count whole seconds.
+    assert!(SystemTime::now() + Duration::from_secs(1) >= ends, "it ended before its leaf");
+    served.serves().await;
 }
 
 #[tokio::test]
