@@ -11,7 +11,7 @@ use crate::{
         peer::{FileKey, Files},
     },
     chain::{Caller, Error, Kind, Link, Result},
-    transport::{Accepted, FdTable, Session, Token},
+    transport::{Accepted, FdTable, Session},
 };
 
 /// Limit of a call that names none, and the most one may ask for.
@@ -130,7 +130,7 @@ pub(super) fn link(session: Arc<Session>, life: Duration) -> Arc<dyn Link> {
 
 /// Who called.
 pub(super) fn caller(session: &Arc<Session>, metadata: &MetadataMap, life: Duration) -> Arc<Caller> {
-    let token = Token::read(metadata).map(|token| (token.text, token.expires));
+    let token = session.received(metadata).map(|token| (token.text, token.expires));
     let link = link(session.clone(), life);
     Arc::new(Caller { peer: session.peer.clone(), token, link })
 }

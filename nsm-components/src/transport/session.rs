@@ -110,6 +110,13 @@ impl Session {
         Ok(token)
     }
 
+    /// The token that came with a call. It ends with the leaf that the peer showed, as an honest
+    /// peer's does, whatever it says: a connection that nobody refreshes is not kept for longer.
+    pub fn received(&self, metadata: &MetadataMap) -> Option<Token> {
+        let token = Token::read(metadata)?;
+        Some(Token { expires: token.expires.min(self.peer.not_after), ..token })
+    }
+
     /// Whether the key of the certificate that the peer showed here signed this token. One that did is
     /// remembered: the same token comes with many calls. Its end of life is not looked at.
     pub fn verify(&self, text: &str) -> bool {
@@ -192,6 +199,23 @@ impl Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::testing::{Ca, controlled};
+
+    #[tokio::test]
+    async fn a_token_holds_no_longer_than_the_leaf_of_whoever_brought_it() {
+        let (ca, at) = (Ca::new(), SystemTime::now());
+        let end = at + Duration::from_mins(1);
+        let leaf = CertificateDer::from(ca.leaf_between("spiffe://d/b", at - Duration::from_mins(1), end).0);
+        let (source, _hand) = controlled(ca.svid("spiffe://d/a", Duration::from_hours(1)));
+        let session = Session::new(source.current().unwrap(), Some(&leaf), &source).unwrap();
+        for (life, left) in [(30, 30..=30), (i64::from(u32::MAX), 59..=60)] {
+            let mut metadata = MetadataMap::new();
+            let start = i64::try_from(at.duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+            Token { text: "a.b.c".into(), expires: start + life }.write(&mut metadata);
+            let expires = session.received(&metadata).unwrap().expires;
+            assert!(left.contains(&(expires - start)), "{life} s: {expires} - {start}");
+        }
+    }
 
     #[test]
     fn a_token_is_read_with_any_offset_and_only_when_it_is_there_once() {
