@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
-use super::{Error, FdTable, Session, Source, wire::Wire};
+use super::{Error, FdTable, Session, Source, fds::Share, wire::Wire};
 use crate::api::peer::Address;
 
 /// Makes the one connection of a channel.
@@ -65,7 +65,7 @@ impl Connector {
         let stream = TlsConnector::from(mine.client.clone()).connect(name, wire).await.map_err(failed)?;
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let session = Session::new(mine, leaf, &self.source)?;
-        self.files.trust();
+        self.files.trust(Share::default());
         debug!(address = %self.address, peer = %session.peer.id, "connected");
         self.source.counts().dials.add();
         self.session.store(Some(Arc::new(session)));

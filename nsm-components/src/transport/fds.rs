@@ -8,8 +8,8 @@ use std::{
     collections::{BTreeMap, VecDeque},
     os::fd::OwnedFd,
     sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock, Weak,
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -24,8 +24,9 @@ use super::{
 };
 use crate::api::peer::{FileKey, Files};
 
-/// Most files kept unclaimed for one peer, before it has shown who it is and after; the oldest goes
-/// first. The latter is a burst of as many calls.
+/// Most files kept unclaimed for a stranger, on a connection, and for a peer that has shown who it
+/// is, on all its connections together; the oldest of the connection goes first. The latter is a
+/// burst of as many calls.
 const MAX_UNCLAIMED: (usize, usize) = (64, 1024);
 
 /// Longest time an unclaimed file is kept: it pins a network namespace or a socket. Nobody waits
@@ -44,9 +45,17 @@ struct Inner {
     queued: Mutex<VecDeque<Arc<OwnedFd>>>,
     received: Mutex<Arrivals>,
     arrived: Notify,
-    /// Whether the peer has shown who it is.
-    known: AtomicBool,
+    /// What the peer shares out among its connections, once it has shown who it is.
+    share: OnceLock<Share>,
 }
+
+/// How many unclaimed files one peer has here, on all its connections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Share(Arc<AtomicUsize>);
+
+/// One unclaimed file within a [`Share`].
+#[derive(Debug)]
+struct Place(Share);
 
 #[derive(Debug, Default)]
 struct Arrivals {
@@ -62,6 +71,26 @@ struct Received {
     /// How often it came and was not claimed yet: each message that names it claims it once, and
     /// messages overtake each other.
     times: usize,
+    _place: Option<Place>,
+}
+
+// === impl Share ===
+
+impl Share {
+    fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= MAX_UNCLAIMED.1
+    }
+
+    fn take(&self) -> Place {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Place(self.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 // === impl FdTable ===
@@ -82,8 +111,8 @@ impl FdTable {
     }
 
     /// The peer has shown who it is: it may send more at a time.
-    pub(super) fn trust(&self) {
-        self.0.known.store(true, Ordering::Relaxed);
+    pub(super) fn trust(&self, share: Share) {
+        let _ = self.0.share.set(share);
     }
 
     /// Takes the file of this key, waiting for it until the deadline.
@@ -122,12 +151,11 @@ impl FdTable {
     }
 
     pub(super) fn store(&self, files: impl IntoIterator<Item = OwnedFd>) {
-        let most = if self.0.known.load(Ordering::Relaxed) { MAX_UNCLAIMED.1 } else { MAX_UNCLAIMED.0 };
         let mut received = self.0.received.lock();
         received.drop_old();
         for file in files {
             if let Some(key) = passed_key(&file) {
-                received.add(key, file, most);
+                received.add(key, file, self.0.share.get());
             } else {
                 debug!("a file came that is neither a socket nor a namespace");
                 close_elsewhere(file);
@@ -148,15 +176,21 @@ impl FdTable {
 // === impl Arrivals ===
 
 impl Arrivals {
-    fn add(&mut self, key: FileKey, file: OwnedFd, most: usize) {
-        if self.files.len() >= most && !self.files.contains_key(&key) {
-            let oldest = self.files.iter().min_by_key(|(_, entry)| entry.at).map(|(key, _)| *key);
-            oldest.map(|key| self.files.remove(&key));
+    fn add(&mut self, key: FileKey, file: OwnedFd, share: Option<&Share>) {
+        let at = Instant::now();
+        if let Some(entry) = self.files.get_mut(&key) {
+            (entry.at, entry.times) = (at, entry.times + 1);
+            return;
         }
-        let now = Instant::now();
-        let entry = self.files.entry(key).or_insert(Received { file: Arc::new(file), at: now, times: 0 });
-        entry.at = now;
-        entry.times += 1;
+        let is_full = || share.map_or(self.files.len() >= MAX_UNCLAIMED.0, Share::is_full);
+        if is_full() {
+            let oldest = self.files.iter().min_by_key(|(_, entry)| entry.at).map(|(key, _)| *key);
+            // When the peer's other connections have them all, it is the new one that goes.
+            let Some(oldest) = oldest else { return };
+            self.files.remove(&oldest);
+        }
+        let received = Received { file: Arc::new(file), at, times: 1, _place: share.map(Share::take) };
+        self.files.insert(key, received);
     }
 
     fn claim(&mut self, key: FileKey) -> Option<Arc<OwnedFd>> {

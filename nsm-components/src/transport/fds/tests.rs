@@ -50,12 +50,37 @@ async fn a_burst_of_calls_of_a_known_peer_loses_no_file_and_a_strangers_is_cut()
     for (trusted, kept) in [(true, 100), (false, MAX_UNCLAIMED.0)] {
         let table = FdTable::default();
         if trusted {
-            table.trust();
+            table.trust(Share::default());
         }
         let (keys, files): (Vec<_>, Vec<_>) = (0..100).map(|_| file()).unzip();
         table.store(files);
         assert_eq!(keys.into_iter().filter_map(|key| table.take_arrived(key)).count(), kept);
     }
+}
+
+#[tokio::test]
+async fn what_a_peer_may_leave_unclaimed_is_for_all_its_connections_together() {
+    let share = Share::default();
+    let tables = [(); 3].map(|()| FdTable::default());
+    let mut files = (0..MAX_UNCLAIMED.1 + 2).map(|_| file());
+    for table in &tables {
+        table.trust(share.clone());
+    }
+    let early = files.next().unwrap();
+    tables[0].store([early.1]);
+    tables[1].store(files.by_ref().take(MAX_UNCLAIMED.1).map(|(_, file)| file));
+    let late = files.next().unwrap();
+    tables[2].store([late.1]);
+    let count = |table: &FdTable| table.0.received.lock().files.len();
+    assert_eq!(tables.each_ref().map(count), [1, MAX_UNCLAIMED.1 - 1, 0]);
+    // What is claimed, or goes with its connection, makes room.
+    assert!(tables[0].take_arrived(early.0).is_some());
+    let [_, second, third] = tables;
+    let (key, one) = file();
+    third.store([one]);
+    assert!(third.take_arrived(key).is_some());
+    drop(second);
+    assert_eq!(share.0.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{Accepted, Listener, connection::Connection};
-use crate::transport::{Error, FdTable, Session, Source, tls, wire::Wire};
+use crate::transport::{Error, FdTable, Session, Source, fds::Share, tls, wire::Wire};
 
 /// Handshakes that run at once on one socket. They cost a processor some milliseconds each, so more
 /// of them at once would only make each one longer.
@@ -50,15 +50,16 @@ struct Desk {
     turns: Arc<Semaphore>,
 }
 
-/// How many connections each peer has.
+/// How many connections each peer has, and what they share.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Quota(Arc<Mutex<HashMap<String, usize>>>);
+pub(super) struct Quota(Arc<Mutex<HashMap<String, (usize, Share)>>>);
 
 /// One connection within a [`Quota`].
 #[derive(Debug)]
 pub(super) struct Ticket {
     quota: Quota,
     peer: String,
+    files: Share,
 }
 
 /// Connections after their handshakes, which run side by side; a failed one is dropped.
@@ -159,7 +160,7 @@ impl Desk {
         let peer = &session.peer.id;
         let too_many = || Error::TooMany { peer: peer.clone(), most: MAX_PER_PEER };
         let ticket = self.quota.take(peer).ok_or_else(too_many)?;
-        files.trust();
+        files.trust(ticket.files.clone());
         self.source.counts().accepted.add();
         Ok(Connection::new(stream, Accepted { session, files, local }, ticket))
     }
@@ -170,19 +171,19 @@ impl Desk {
 impl Quota {
     fn take(&self, peer: &str) -> Option<Ticket> {
         let mut counts = self.0.lock();
-        let count = counts.entry(peer.to_owned()).or_default();
+        let (count, files) = counts.entry(peer.to_owned()).or_default();
         if *count >= MAX_PER_PEER {
             return None;
         }
         *count += 1;
-        Some(Ticket { quota: self.clone(), peer: peer.to_owned() })
+        Some(Ticket { quota: self.clone(), peer: peer.to_owned(), files: files.clone() })
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut counts = self.quota.0.lock();
-        if let Some(count) = counts.get_mut(&self.peer) {
+        if let Some((count, _)) = counts.get_mut(&self.peer) {
             *count -= 1;
             if *count == 0 {
                 counts.remove(&self.peer);
