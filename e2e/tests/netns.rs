@@ -35,6 +35,8 @@ mod harness;
 mod identities;
 #[path = "netns/identity.rs"]
 mod identity;
+#[path = "netns/large.rs"]
+mod large;
 #[path = "netns/mutations.rs"]
 mod mutations;
 #[path = "netns/player.rs"]

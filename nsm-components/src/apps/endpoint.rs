@@ -30,6 +30,7 @@ use crate::{
         registry::{self, Registration},
     },
     settings,
+    transport::MAX_MESSAGE,
 };
 
 /// Full names of the gRPC services.
@@ -89,8 +90,12 @@ impl Endpoint {
         );
         let router = |mut server: Server| -> Router {
             server
-                .add_service(NetworkServiceServer::new(service.clone()))
-                .add_service(MonitorConnectionServer::new(service.clone()))
+                .add_service(
+                    NetworkServiceServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE),
+                )
+                .add_service(
+                    MonitorConnectionServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE),
+                )
                 .add_service(mesh.health(SERVICES, registration.registered()))
         };
         let served = mesh.serve(listeners, router).await;

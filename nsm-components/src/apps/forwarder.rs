@@ -22,6 +22,7 @@ use crate::{
         registry::{self, Registration},
     },
     settings::Forwarder,
+    transport::MAX_MESSAGE,
 };
 
 /// Full names of the gRPC services.
@@ -117,8 +118,8 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
         Registration::start(services, endpoints, mesh.clock.clone(), Vec::new(), entry(&settings));
     let router = |mut server: Server| -> Router {
         server
-            .add_service(NetworkServiceServer::new(service.clone()))
-            .add_service(MonitorConnectionServer::new(service.clone()))
+            .add_service(NetworkServiceServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
+            .add_service(MonitorConnectionServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(mesh.health(SERVICES, registration.registered()))
     };
     mesh.serve(listeners, router).await

@@ -17,6 +17,7 @@ use crate::{
         Access, Authorize, Connect, Interdomain, Memory, RegistryService, SetPayload, Store, UpdatePath,
     },
     settings::Registry,
+    transport::MAX_MESSAGE,
 };
 
 /// Full names of the gRPC services.
@@ -58,8 +59,13 @@ pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Erro
     let service = RegistryService::new(services, endpoints, mesh.token_life, mesh.stop.clone());
     let router = |mut server: Server| -> Router {
         server
-            .add_service(NetworkServiceRegistryServer::new(service.clone()))
-            .add_service(NetworkServiceEndpointRegistryServer::new(service.clone()))
+            .add_service(
+                NetworkServiceRegistryServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                NetworkServiceEndpointRegistryServer::new(service.clone())
+                    .max_decoding_message_size(MAX_MESSAGE),
+            )
             .add_service(mesh.health(SERVICES, std::future::ready(())))
     };
     mesh.serve(Mesh::bind(&settings.listen_on)?, router).await

@@ -21,11 +21,8 @@ use crate::{
         peer::{Address, Files},
     },
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
-    transport::{self, Channel, Channels, MAX_HEADER_LIST, Token, token},
+    transport::{self, Channel, Channels, MAX_MESSAGE, Token, token},
 };
-
-/// Largest answer that is read, in bytes.
-const MAX_MESSAGE: usize = MAX_HEADER_LIST as usize;
 
 /// Whether a dial failed because there is no process behind the socket; one that is slow is there.
 fn nobody_listens(error: &(dyn std::error::Error + 'static)) -> bool {

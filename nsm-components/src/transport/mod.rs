@@ -41,3 +41,8 @@ pub const CLIENT_TOKEN_EXPIRES: &str = "nsm-client-token-expires";
 
 /// Largest header list in bytes: a path of fifty hops with a token each.
 pub const MAX_HEADER_LIST: u32 = 1 << 20;
+
+/// Largest Request, registration or query that is read, in bytes, and largest answer to a Request: a
+/// path of fifty hops, with as much again for all else. A larger one is refused with `OutOfRange`
+/// before it is read.
+pub const MAX_MESSAGE: usize = 256 << 10;

@@ -25,6 +25,7 @@ use crate::{
         Index, LocalEntries, Monitor, NetSvcMonitor, UpdatePath, UpdateToken, registry,
     },
     settings::{Nsmgr, Target},
+    transport::MAX_MESSAGE,
 };
 
 /// Full names of the gRPC services.
@@ -147,10 +148,19 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
     );
     let router = |mut server: Server| -> Router {
         server
-            .add_service(NetworkServiceServer::new(connections.clone()))
-            .add_service(MonitorConnectionServer::new(connections.clone()))
-            .add_service(NetworkServiceRegistryServer::new(registry.clone()))
-            .add_service(NetworkServiceEndpointRegistryServer::new(registry.clone()))
+            .add_service(
+                NetworkServiceServer::new(connections.clone()).max_decoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                MonitorConnectionServer::new(connections.clone()).max_decoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                NetworkServiceRegistryServer::new(registry.clone()).max_decoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                NetworkServiceEndpointRegistryServer::new(registry.clone())
+                    .max_decoding_message_size(MAX_MESSAGE),
+            )
             .add_service(mesh.health(SERVICES, std::future::ready(())))
     };
     mesh.serve(Mesh::bind(&settings.listen_on)?, router).await
