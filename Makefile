@@ -41,7 +41,7 @@ images: build ## OCI archives of the mesh, the operator and a toolbox for client
 	@e2e/images.sh
 
 manifests: ## CRDs, the chart's generated parts and install.yaml, from their Rust source
-	cargo run -q -p nsm-crds --example generate
+	cargo run -q -p nsm-crds --example generate_crds
 	cargo run -q -p nsm-operator --example generate
 
 e2e/cluster/bin/cluster: $(shell find e2e/cluster -name '*.go' -o -name 'go.*')

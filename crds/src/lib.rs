@@ -7,7 +7,7 @@
 //! | [`NetworkService`] | application team, upstream's tools | a service of the mesh |
 //! | [`NetworkServiceEndpoint`] | registry; application team (`spec.workload`) | who offers a service |
 //!
-//! `generated/` holds one file a kind, written by `cargo run -p nsm-crds --example generate`; a
+//! `generated/` holds one file a kind, written by `cargo run -p nsm-crds --example generate_crds`; a
 //! test fails when the two differ.
 
 #![allow(

@@ -10,7 +10,7 @@ fn generated_yaml_is_current() {
         let committed = fs::read_to_string(folder.join(&manifest.file)).unwrap_or_default();
         assert!(
             committed == manifest.yaml,
-            "crds/generated/{} is not what the types say: run `cargo run -p nsm-crds --example generate`",
+            "crds/generated/{} is not what the types say: run `cargo run -p nsm-crds --example generate_crds`",
             manifest.file
         );
     }

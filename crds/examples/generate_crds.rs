@@ -1,4 +1,4 @@
-//! Writes `crds/generated/`: `cargo run -p nsm-crds --example generate`.
+//! Writes `crds/generated/`: `cargo run -p nsm-crds --example generate_crds`.
 
 use std::{error::Error, fs, path::Path};
 
