@@ -21,6 +21,10 @@ use crate::{
 /// Most entries kept; beyond it a registration is refused rather than memory filled.
 const MAX_ENTRIES: usize = 100_000;
 
+/// Most entries of one owner: services have no end, and one identity must not take the place of all
+/// others.
+const MAX_OF_OWNER: usize = MAX_ENTRIES / 4;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Memory<T> {
@@ -48,6 +52,22 @@ fn check_owner<T: Entry>(known: &T, owner: &str) -> Result<()> {
     Err(Error::new(Kind::Denied, message))
 }
 
+fn check_room<T: Entry>(entries: &Entries<T>, owner: &str) -> Result<()> {
+    if entries.len() >= MAX_ENTRIES {
+        let message = format_args!("{MAX_ENTRIES} entries are registered already: try again later");
+        return Err(Error::new(Kind::Exhausted, message));
+    }
+    if entries.of_owner(owner) >= MAX_OF_OWNER {
+        let what = T::WHAT;
+        let message = format_args!(
+            "{owner} has registered {MAX_OF_OWNER} entries already, the most of one identity: unregister \
+             a {what} first"
+        );
+        return Err(Error::new(Kind::Exhausted, message));
+    }
+    Ok(())
+}
+
 /// An entry as a watcher or a Find gets it: copied only now.
 fn event<T: Entry>(entry: &Arc<T>, deleted: bool, without_refreshes: bool) -> Event<T> {
     let mut entry = T::clone(entry);
@@ -69,11 +89,7 @@ impl<T: Entry> Storage<T> for Memory<T> {
                     *first = known.first_registration();
                 }
             }
-            None if state.entries.len() >= MAX_ENTRIES => {
-                let message = format_args!("{MAX_ENTRIES} entries are registered already");
-                return Err(Error::new(Kind::Exhausted, message));
-            }
-            None => {}
+            None => check_room(&state.entries, entry.owner())?,
         }
         let entry = Arc::new(entry);
         // A life beyond what the clock can tell has no end.

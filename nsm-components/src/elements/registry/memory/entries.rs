@@ -15,6 +15,8 @@ pub(super) struct Entries<T> {
     names: BTreeMap<Arc<str>, Kept<T>>,
     services: HashMap<String, BTreeSet<Arc<str>>>,
     ends: BTreeSet<(Instant, Arc<str>)>,
+    /// How many each owner has.
+    owners: HashMap<String, usize>,
 }
 
 #[derive(Debug)]
@@ -25,13 +27,22 @@ struct Kept<T> {
 
 impl<T> Default for Entries<T> {
     fn default() -> Self {
-        Self { names: BTreeMap::new(), services: HashMap::new(), ends: BTreeSet::new() }
+        Self {
+            names: BTreeMap::new(),
+            services: HashMap::new(),
+            ends: BTreeSet::new(),
+            owners: HashMap::new(),
+        }
     }
 }
 
 impl<T: Entry> Entries<T> {
     pub(super) fn len(&self) -> usize {
         self.names.len()
+    }
+
+    pub(super) fn of_owner(&self, owner: &str) -> usize {
+        self.owners.get(owner).copied().unwrap_or(0)
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Arc<T>> {
@@ -52,6 +63,10 @@ impl<T: Entry> Entries<T> {
                 None => drop(self.services.insert(service.clone(), [name.clone()].into())),
             }
         }
+        match self.owners.get_mut(entry.owner()) {
+            Some(count) => *count += 1,
+            None => drop(self.owners.insert(entry.owner().to_owned(), 1)),
+        }
         self.ends.extend(end.map(|end| (end, name.clone())));
         self.names.insert(name, Kept { entry, end });
     }
@@ -64,6 +79,12 @@ impl<T: Entry> Entries<T> {
                 if names.is_empty() {
                     self.services.remove(service);
                 }
+            }
+        }
+        if let Some(count) = self.owners.get_mut(kept.entry.owner()) {
+            *count -= 1;
+            if *count == 0 {
+                self.owners.remove(kept.entry.owner());
             }
         }
         if let Some(end) = kept.end {

@@ -244,3 +244,28 @@ async fn a_watch_that_begins_amid_changes_misses_none_and_never_ends_on_an_older
         }
     }
 }
+
+#[tokio::test]
+async fn one_owner_cannot_take_the_place_of_all_others_and_has_it_again_when_an_entry_goes() {
+    let store = Memory::<NetworkService>::default();
+    let service = |owner: &str, number: usize| NetworkService {
+        name: format!("{owner}-{number}"),
+        path_ids: vec![owner.into()],
+        ..Default::default()
+    };
+    for number in 0..MAX_OF_OWNER {
+        store.register(service("greedy", number), None).await.unwrap();
+    }
+    let refused = store.register(service("greedy", MAX_OF_OWNER), None).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::Exhausted);
+    assert!(refused.message.contains("greedy has registered 25000"), "{}", refused.message);
+    // What it has it may change, and others are as free as before.
+    store.register(service("greedy", 0), None).await.unwrap();
+    store.register(service("modest", 0), None).await.unwrap();
+    store.unregister("greedy-1", None).await.unwrap();
+    store.register(service("greedy", MAX_OF_OWNER), None).await.unwrap();
+    for number in 0..=MAX_OF_OWNER {
+        store.unregister(&format!("greedy-{number}"), None).await.unwrap();
+    }
+    assert_eq!(store.state.lock().entries.of_owner("greedy"), 0);
+}
