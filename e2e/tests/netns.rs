@@ -39,6 +39,8 @@ mod identity;
 mod large;
 #[path = "netns/mutations.rs"]
 mod mutations;
+#[path = "netns/paths.rs"]
+mod paths;
 #[path = "netns/player.rs"]
 mod player;
 #[path = "netns/refusals.rs"]
