@@ -39,6 +39,8 @@ mod identity;
 mod mutations;
 #[path = "netns/player.rs"]
 mod player;
+#[path = "netns/policies.rs"]
+mod policies;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/restarts.rs"]

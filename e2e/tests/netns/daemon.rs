@@ -99,17 +99,23 @@ fn a_policy_that_cannot_be_used_ends_its_process_with_2_before_it_serves() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("own.rego");
     std::fs::write(&file, "package nsm\nvalid if true").unwrap();
-    for (name, mask) in [
-        ("NSM_SERVER_POLICIES", "/nowhere/.*.rego"),
-        ("NSM_REGISTRY_SERVER_POLICIES", "/nowhere/x.rego"),
-        ("NSM_SERVER_POLICIES", file.to_str().unwrap()),
+    let file = (file.to_str().unwrap(), "a rego v0 module of package nsm is needed");
+    let [pattern, missing] = ["/nowhere/.*.rego", "/nowhere/x.rego"].map(|mask| (mask, "no file is there"));
+    for (name, (mask, reason)) in [
+        ("NSM_SERVER_POLICIES", pattern),
+        ("NSM_REGISTRY_SERVER_POLICIES", missing),
+        ("NSM_SERVER_POLICIES", file),
+        ("NSM_CLIENT_POLICIES", file),
+        ("NSM_MONITOR_POLICIES", file),
+        ("NSM_REGISTRY_SERVER_POLICIES", file),
+        ("NSM_REGISTRY_CLIENT_POLICIES", file),
     ] {
         let mut command = Command::new(program().unwrap());
         command.env_clear().arg("registry").envs([SOCKET, ("NSM_METRICS_LISTEN_ON", "")]).env(name, mask);
         let output = command.output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{name}={mask}: {error}");
-        assert!(error.contains(name) && error.contains(mask) && error.contains("rego"), "{error}");
+        assert!(error.contains(name) && error.contains(mask) && error.contains(reason), "{error}");
     }
 }
 

@@ -25,7 +25,7 @@ const SERVICES: &[&str] = &["registry.NetworkServiceRegistry", "registry.Network
 fn services(mesh: &Mesh, proxy: Option<&Connect>) -> RegistryChain<NetworkService> {
     RegistryChain::new([
         Arc::new(UpdatePath::new(mesh.trust.clone())) as Arc<dyn RegistryElement<NetworkService>>,
-        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.policies.registry_server.clone())),
         Arc::new(SetPayload),
         Arc::new(Interdomain::new(proxy)),
         Arc::new(Store::new(Arc::new(Memory::default()), mesh.clock.clone())),
@@ -39,7 +39,7 @@ fn endpoints(
 ) -> RegistryChain<NetworkServiceEndpoint> {
     RegistryChain::new([
         Arc::new(UpdatePath::new(mesh.trust.clone())) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
-        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.policies.registry_server.clone())),
         Arc::new(Access::new(services, mesh.trust.clone(), &mesh.domain)),
         Arc::new(Interdomain::new(proxy)),
         Arc::new(Store::new(Arc::new(Memory::default()), mesh.clock.clone())),
