@@ -150,6 +150,43 @@ fn a_process_shows_what_it_does_and_that_it_is_ready() {
 }
 
 #[test]
+fn a_registry_shows_what_it_keeps_and_an_nsmgr_what_it_knows_of_that() {
+    if !may_run() {
+        return;
+    }
+    let mut mesh = Mesh::start(LIFE).unwrap();
+    let endpoint = mesh.endpoint(2, "finance,reports", &[("NSM_UNREGISTER_ITSELF", "true")]).unwrap();
+    let client = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();
+    mesh.connected(client, IFNAME).unwrap();
+    let shows = |mesh: &Mesh, who: Who, expected: &[(&str, u64)]| {
+        let mut seen = Vec::new();
+        until_true(&format!("{who} shows {expected:?}"), START, || {
+            let figures = figures(&mesh.metrics_socket(who)).unwrap();
+            seen = expected.iter().map(|(name, _)| (*name, figures[*name])).collect();
+            seen == expected
+        })
+        .unwrap_or_else(|error| panic!("{error}, not {seen:?}"));
+    };
+    let registered = |services, endpoints| {
+        [("nsm_services_registered", services), ("nsm_endpoints_registered", endpoints)]
+    };
+    let indexed =
+        |services, endpoints| [("nsm_services_indexed", services), ("nsm_endpoints_indexed", endpoints)];
+    shows(&mesh, Who::Registry, &registered(2, 1));
+    // One service is in use here, and none there but for what the endpoint itself is.
+    shows(&mesh, Who::Nsmgr(1), &indexed(1, 1));
+    shows(&mesh, Who::Forwarder(1), &indexed(1, 1));
+    let watches = ["nsm_services_watches", "nsm_endpoints_watches"];
+    let seen = figures(&mesh.metrics_socket(Who::Registry)).unwrap();
+    assert!(watches.iter().all(|name| seen[*name] > 0), "{seen:#?}");
+    mesh.end(&[client, endpoint], Signal::SIGTERM).unwrap();
+    shows(&mesh, Who::Registry, &registered(2, 0));
+    shows(&mesh, Who::Nsmgr(1), &indexed(1, 0));
+    mesh.end(&[Who::Nsmgr(1), Who::Nsmgr(2)], Signal::SIGKILL).unwrap();
+    shows(&mesh, Who::Registry, &watches.map(|name| (name, 0)));
+}
+
+#[test]
 fn a_new_connection_on_known_ways_is_three_calls_and_no_dial_and_asks_no_registry() {
     if !may_run() {
         return;

@@ -107,6 +107,7 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
     let services = RegistryChain::new(mesh.to_registry(&up));
     let endpoints = RegistryChain::new(mesh.to_registry(&up));
     let index = Index::new(services.clone(), endpoints.clone(), mesh.clock.clone(), &mesh.domain);
+    figures::index(&mesh.metrics, &index);
     let monitor = Arc::new(mesh.monitor(&settings.common.name));
     figures::monitor(&mesh.metrics, &monitor);
     let chain = chain(&mesh, &settings, tunnel, vnis, &monitor, index, xconnect);

@@ -126,6 +126,7 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
     let registries = registries(&mesh, &settings, &local);
     let index =
         Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone(), &mesh.domain);
+    figures::index(&mesh.metrics, &index);
     let (chain, session) = chain(&mesh, &settings, &monitor, index.clone(), local.clone());
     let moving = NetSvcMonitor { index, monitor: monitor.clone(), session };
     let _moving = AbortOnDropHandle::new(tokio::spawn(moving.run()));

@@ -89,6 +89,10 @@ impl Place {
 // === impl Watchers ===
 
 impl<T: Entry> Watchers<T> {
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
     /// One more; it hears of what changes from now on.
     pub(super) fn add(
         &mut self,
