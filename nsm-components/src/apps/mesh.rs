@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{figures, outage, policies::UserPolicies};
 use crate::{
     api::{access, trust::Trust},
-    chain::{Chain, Clock, Element, Policy, RegistryElement, Session, SessionCounts, Suspended, SystemClock},
+    chain::{BootClock, Chain, Clock, Element, Policy, RegistryElement, Session, SessionCounts, Suspended},
     daemon::{Admission, Metrics, Readiness, Shown},
     elements::{Admit, Monitor, Outcomes, PeersByGrpc, PolicyError, health_service, registry},
     settings::{Common, Target},
@@ -129,7 +129,7 @@ impl Mesh {
         let mesh = Self {
             channels: Channels::new(source.clone(), common.dial_timeout),
             source,
-            clock: Arc::new(SystemClock),
+            clock: BootClock::start(),
             token_life: common.max_token_lifetime,
             trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
             domain: access::domain(&svid.leaf.id).to_owned(),

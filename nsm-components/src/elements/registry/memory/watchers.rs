@@ -89,10 +89,6 @@ impl Place {
 // === impl Watchers ===
 
 impl<T: Entry> Watchers<T> {
-    pub(super) fn len(&self) -> usize {
-        self.count
-    }
-
     /// One more; it hears of what changes from now on.
     pub(super) fn add(
         &mut self,
@@ -138,9 +134,8 @@ impl<T: Entry> Watchers<T> {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        assert_eq!(self.count, self.buckets.values().map(BTreeMap::len).sum::<usize>());
+        debug_assert_eq!(self.count, self.buckets.values().map(BTreeMap::len).sum::<usize>());
         self.count
     }
 }
