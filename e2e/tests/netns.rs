@@ -37,6 +37,8 @@ mod identities;
 mod identity;
 #[path = "netns/mutations.rs"]
 mod mutations;
+#[path = "netns/openfiles.rs"]
+mod openfiles;
 #[path = "netns/player.rs"]
 mod player;
 #[path = "netns/policies.rs"]
