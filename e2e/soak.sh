@@ -32,7 +32,7 @@ restart() {
 
 mutations() {
   echo "seed $NSM_SEED"
-  netns ten_thousand_messages
+  netns five_thousand_messages
 }
 
 conformance() {

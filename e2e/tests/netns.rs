@@ -41,8 +41,12 @@ mod large;
 mod mutations;
 #[path = "netns/paths.rs"]
 mod paths;
+#[path = "netns/openfiles.rs"]
+mod openfiles;
 #[path = "netns/player.rs"]
 mod player;
+#[path = "netns/policies.rs"]
+mod policies;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/restarts.rs"]

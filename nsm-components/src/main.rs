@@ -17,7 +17,8 @@ const USAGE: u8 = 2;
 ///
 /// Each process reads its settings from the environment, under upstream's names: see
 /// `nsm <process> --help`. All processes of the mesh read NSM_LOG_LEVEL (INFO), NSM_METRICS_LISTEN_ON,
-/// NSM_MAX_REQUESTS_IN_FLIGHT (256), NSM_MAX_IDENTITY_OUTAGE (24h), NSM_SERVER_POLICIES, NSM_REGISTRY_SERVER_POLICIES and NSM_TRUSTED_IDS.
+/// NSM_MAX_REQUESTS_IN_FLIGHT (256), NSM_MAX_IDENTITY_OUTAGE (24h), NSM_SERVER_POLICIES, NSM_CLIENT_POLICIES,
+/// NSM_MONITOR_POLICIES, NSM_REGISTRY_SERVER_POLICIES, NSM_REGISTRY_CLIENT_POLICIES and NSM_TRUSTED_IDS.
 /// SIGUSR1 sets the log level to trace, SIGUSR2 back.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]

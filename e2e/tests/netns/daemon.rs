@@ -99,17 +99,23 @@ fn a_policy_that_cannot_be_used_ends_its_process_with_2_before_it_serves() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("own.rego");
     std::fs::write(&file, "package nsm\nvalid if true").unwrap();
-    for (name, mask) in [
-        ("NSM_SERVER_POLICIES", "/nowhere/.*.rego"),
-        ("NSM_REGISTRY_SERVER_POLICIES", "/nowhere/x.rego"),
-        ("NSM_SERVER_POLICIES", file.to_str().unwrap()),
+    let file = (file.to_str().unwrap(), "a rego v0 module of package nsm is needed");
+    let [pattern, missing] = ["/nowhere/.*.rego", "/nowhere/x.rego"].map(|mask| (mask, "no file is there"));
+    for (name, (mask, reason)) in [
+        ("NSM_SERVER_POLICIES", pattern),
+        ("NSM_REGISTRY_SERVER_POLICIES", missing),
+        ("NSM_SERVER_POLICIES", file),
+        ("NSM_CLIENT_POLICIES", file),
+        ("NSM_MONITOR_POLICIES", file),
+        ("NSM_REGISTRY_SERVER_POLICIES", file),
+        ("NSM_REGISTRY_CLIENT_POLICIES", file),
     ] {
         let mut command = Command::new(program().unwrap());
         command.env_clear().arg("registry").envs([SOCKET, ("NSM_METRICS_LISTEN_ON", "")]).env(name, mask);
         let output = command.output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{name}={mask}: {error}");
-        assert!(error.contains(name) && error.contains(mask) && error.contains("rego"), "{error}");
+        assert!(error.contains(name) && error.contains(mask) && error.contains(reason), "{error}");
     }
 }
 
@@ -141,6 +147,43 @@ fn a_process_shows_what_it_does_and_that_it_is_ready() {
     }
     let calls = "nsm_calls_total{method=\"/networkservice.NetworkService/Request\"}";
     assert!(after.0[calls] - before.0[calls] >= 3);
+}
+
+#[test]
+fn a_registry_shows_what_it_keeps_and_an_nsmgr_what_it_knows_of_that() {
+    if !may_run() {
+        return;
+    }
+    let mut mesh = Mesh::start(LIFE).unwrap();
+    let endpoint = mesh.endpoint(2, "finance,reports", &[("NSM_UNREGISTER_ITSELF", "true")]).unwrap();
+    let client = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();
+    mesh.connected(client, IFNAME).unwrap();
+    let shows = |mesh: &Mesh, who: Who, expected: &[(&str, u64)]| {
+        let mut seen = Vec::new();
+        until_true(&format!("{who} shows {expected:?}"), START, || {
+            let figures = figures(&mesh.metrics_socket(who)).unwrap();
+            seen = expected.iter().map(|(name, _)| (*name, figures[*name])).collect();
+            seen == expected
+        })
+        .unwrap_or_else(|error| panic!("{error}, not {seen:?}"));
+    };
+    let registered = |services, endpoints| {
+        [("nsm_services_registered", services), ("nsm_endpoints_registered", endpoints)]
+    };
+    let indexed =
+        |services, endpoints| [("nsm_services_indexed", services), ("nsm_endpoints_indexed", endpoints)];
+    shows(&mesh, Who::Registry, &registered(2, 1));
+    // One service is in use here, and none there but for what the endpoint itself is.
+    shows(&mesh, Who::Nsmgr(1), &indexed(1, 1));
+    shows(&mesh, Who::Forwarder(1), &indexed(1, 1));
+    let watches = ["nsm_services_watches", "nsm_endpoints_watches"];
+    let seen = figures(&mesh.metrics_socket(Who::Registry)).unwrap();
+    assert!(watches.iter().all(|name| seen[*name] > 0), "{seen:#?}");
+    mesh.end(&[client, endpoint], Signal::SIGTERM).unwrap();
+    shows(&mesh, Who::Registry, &registered(2, 0));
+    shows(&mesh, Who::Nsmgr(1), &indexed(1, 0));
+    mesh.end(&[Who::Nsmgr(1), Who::Nsmgr(2)], Signal::SIGKILL).unwrap();
+    shows(&mesh, Who::Registry, &watches.map(|name| (name, 0)));
 }
 
 #[test]

@@ -25,9 +25,10 @@ use nsm_components::{
     transport::{Channel, Listener, Token, file_key},
 };
 use nsm_e2e::{
+    figures::figures,
     mesh::{Mesh, START, Who},
     netns::Netns,
-    wait::may_run,
+    wait::{may_run, until_true},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +40,7 @@ use crate::{story::IFNAME, stranger::Stranger};
 const LIFE: Duration = Duration::from_mins(5);
 
 /// The mesh's processes. The test has an ID of the same user, and is none.
-const TRUSTED: &str = "spiffe://host.nsm/host/uid/0/nsmgr-1,spiffe://host.nsm/host/uid/0/nsmgr-2,\
+pub(crate) const TRUSTED: &str = "spiffe://host.nsm/host/uid/0/nsmgr-1,spiffe://host.nsm/host/uid/0/nsmgr-2,\
                        spiffe://host.nsm/host/uid/0/forwarder-1,spiffe://host.nsm/host/uid/0/forwarder-2";
 
 fn mesh() -> Mesh {
@@ -303,6 +304,76 @@ async fn a_rogue_sees_no_connection_of_others_closes_none_and_replays_no_token()
 
     assert_eq!(mesh.traces().unwrap(), before, "nothing was taken away and nothing left");
     assert_eq!(mesh.connected(client, IFNAME).unwrap(), interface);
+}
+
+/// What an endpoint has: open files, and connections of which it knows or tells.
+fn kept(mesh: &Mesh, endpoint: Who) -> (usize, [u64; 3]) {
+    let id = mesh.process(endpoint).unwrap().id().unwrap();
+    let seen = figures(&mesh.metrics_socket(endpoint)).unwrap();
+    let names = ["nsm_connections", "nsm_connections_shown", "nsm_connections_begun_total"];
+    (std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count(), names.map(|name| seen[name]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rogue_that_asks_an_endpoint_past_the_nsmgr_is_refused_and_the_endpoint_keeps_nothing_of_it() {
+    if !may_run() {
+        return;
+    }
+    let mut mesh = mesh();
+    let endpoint = mesh.endpoint(1, "finance", &[]).unwrap();
+    let services = format!("kernel://finance/{IFNAME},kernel://bait/nsm-2");
+    let client = mesh.client(1, &services).unwrap();
+    let interface = mesh.connected(client, IFNAME).unwrap();
+    let pod = mesh.empty_pod(1).unwrap();
+    let pod: Netns = mesh.pod_of(pod).unwrap().clone();
+    let rogue = Stranger::of(&mesh);
+    let stolen = stolen(&mesh, &rogue, client).await.path.unwrap().path_segments;
+    let (traces, before) = (mesh.traces().unwrap(), kept(&mesh, endpoint));
+    let socket = mesh.workload_api().with_file_name(format!("{endpoint}.sock"));
+    let direct = rogue.channel(&socket).await;
+
+    let token = direct.token(LIFE).unwrap();
+    let own = |name: &str, id: &str| PathSegment {
+        name: name.into(),
+        id: id.into(),
+        token: token.text.to_string(),
+        ..Default::default()
+    };
+    let why = format!("{} is no process of the mesh", rogue.id);
+    // For itself, and in the place of the forwarder that passed the client's Request on.
+    let mut behind = stolen[..3].to_vec();
+    behind[2].token = token.text.to_string();
+    for segments in [vec![own("rogue", "x")], vec![own("forwarder-1", "x")], behind.clone()] {
+        let asked = rogue.ask_for(&direct, &pod, "finance", segments, Some(&token)).await;
+        refused(asked, &why);
+    }
+    for segments in [vec![own("rogue", "x")], behind] {
+        let connection = Connection {
+            id: segments.last().unwrap().id.clone(),
+            network_service: "finance".into(),
+            path: Some(ConnectionPath {
+                index: u32::try_from(segments.len() - 1).unwrap(),
+                path_segments: segments,
+            }),
+            ..Default::default()
+        };
+        refused(close(&direct, connection, &token).await, &why);
+    }
+    assert_eq!(shown(&direct, Vec::new()).await, [""; 0]);
+
+    drop(direct);
+    drop(rogue);
+    until_true(&format!("{endpoint} has again what it had: {before:?}"), START, || {
+        kept(&mesh, endpoint) == before
+    })
+    .unwrap();
+    assert_eq!(mesh.traces().unwrap(), traces);
+    assert_eq!(mesh.connected(client, IFNAME).unwrap(), interface);
+    // No address was handed out meanwhile: the next client has the next two.
+    let next = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();
+    let next = mesh.connected(next, IFNAME).unwrap();
+    let [first, next] = [interface, next].map(|interface| u32::from(interface.address.unwrap().0));
+    assert_eq!(next, first + 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,7 +23,7 @@ use crate::{
         networkservice::network_service_server::NetworkServiceServer,
         registry::{NetworkService, NetworkServiceEndpoint, NetworkServiceLabels},
     },
-    chain::{Chain, Element, Policy, RegistryChain, RegistryElement},
+    chain::{Chain, Element, Policy, RegistryChain},
     elements::{
         Authorize, ConnectionService, KernelServer, Mechanisms, Monitor, OnIdle, TrimPath, UpdatePath,
         UpdateToken,
@@ -87,7 +87,8 @@ impl Endpoint {
             monitor,
             mesh.token_life,
             mesh.stop.clone(),
-        );
+        )
+        .with(mesh.policies.monitor.clone());
         let router = |mut server: Server| -> Router {
             server
                 .add_service(
@@ -128,7 +129,7 @@ fn chain(
         Arc::new(UpdateToken),
         // Who may use the service was judged by the nsmgr: nobody comes past it.
         Arc::new(
-            Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.server_policies.clone()),
+            Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.policies.server.clone()),
         ),
         Arc::new(mesh.session(Chain::new(inner), Policy::Expire)),
     ])
@@ -139,8 +140,8 @@ fn register(mesh: &Mesh, settings: &settings::Endpoint) -> Registration {
     let up =
         registry::Connect::new(mesh.channels.clone(), settings.connect_to.clone().into(), mesh.token_life);
     Registration::start(
-        RegistryChain::new([Arc::new(up.clone()) as Arc<dyn RegistryElement<NetworkService>>]),
-        RegistryChain::new([Arc::new(up) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>]),
+        RegistryChain::new(mesh.to_registry(&up)),
+        RegistryChain::new(mesh.to_registry(&up)),
         mesh.clock.clone(),
         services(settings),
         entry(settings),

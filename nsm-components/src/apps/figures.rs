@@ -7,11 +7,14 @@ use std::{
 };
 
 use crate::{
-    api::Counter,
+    api::{
+        Counter,
+        registry::{NetworkService, NetworkServiceEndpoint},
+    },
     chain::SessionCounts,
     daemon::{Admission, Metrics, Readiness},
     dataplane::Netlink,
-    elements::{Monitor, Outcomes, Vnis, Xconnect},
+    elements::{Index, Monitor, Outcomes, Vnis, Xconnect, registry::Memory},
     settings::Common,
     transport::{Channels, Counts, Source},
 };
@@ -67,6 +70,36 @@ pub(super) fn monitor(metrics: &Metrics, monitor: &Arc<Monitor>) {
     let told = monitor.clone();
     let told = move || told.size().1 as u64;
     metrics.gauge("nsm_monitors", "Streams that are told of connections.", told);
+}
+
+/// What a registry keeps.
+pub(super) fn registry(
+    metrics: &Metrics,
+    services: &Arc<Memory<NetworkService>>,
+    endpoints: &Arc<Memory<NetworkServiceEndpoint>>,
+) {
+    let kept = services.clone();
+    let kept = move || kept.size().0 as u64;
+    metrics.gauge("nsm_services_registered", "Network services that are registered.", kept);
+    let watched = services.clone();
+    let watched = move || watched.size().1 as u64;
+    metrics.gauge("nsm_services_watches", "Streams that are told of network services.", watched);
+    let kept = endpoints.clone();
+    let kept = move || kept.size().0 as u64;
+    metrics.gauge("nsm_endpoints_registered", "Endpoints that are registered.", kept);
+    let watched = endpoints.clone();
+    let watched = move || watched.size().1 as u64;
+    metrics.gauge("nsm_endpoints_watches", "Streams that are told of endpoints.", watched);
+}
+
+/// What is known of the registry.
+pub(super) fn index(metrics: &Metrics, index: &Index) {
+    let services = index.clone();
+    let services = move || services.size().0 as u64;
+    metrics.gauge("nsm_services_indexed", "Network services in use, which are followed.", services);
+    let endpoints = index.clone();
+    let endpoints = move || endpoints.size().1 as u64;
+    metrics.gauge("nsm_endpoints_indexed", "Endpoints known of those.", endpoints);
 }
 
 /// What is asked of the kernel.

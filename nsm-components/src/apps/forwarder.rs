@@ -12,9 +12,9 @@ use crate::{
         connection::monitor_connection_server::MonitorConnectionServer,
         mechanism::vxlan_overhead,
         networkservice::network_service_server::NetworkServiceServer,
-        registry::{NetworkService, NetworkServiceEndpoint, NetworkServiceLabels},
+        registry::{NetworkServiceEndpoint, NetworkServiceLabels},
     },
-    chain::{Chain, Element, Policy, RegistryChain, RegistryElement},
+    chain::{Chain, Element, Policy, RegistryChain},
     dataplane::{Dataplane, Journal, Netlink, Netns},
     elements::{
         Authorize, Connect, ConnectionService, Discover, Index, MechanismTranslation, Mechanisms, Monitor,
@@ -68,7 +68,7 @@ fn chain(
         Arc::new(UpdateToken),
         // Only the node's nsmgr calls a forwarder.
         Arc::new(
-            Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.server_policies.clone()),
+            Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.policies.server.clone()),
         ),
         Arc::new(mesh.session(Chain::new(inner), Policy::Expire)),
     ])
@@ -105,13 +105,15 @@ pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Err
 
     let up =
         registry::Connect::new(mesh.channels.clone(), settings.connect_to.clone().into(), mesh.token_life);
-    let services = RegistryChain::new([Arc::new(up.clone()) as Arc<dyn RegistryElement<NetworkService>>]);
-    let endpoints = RegistryChain::new([Arc::new(up) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>]);
+    let services = RegistryChain::new(mesh.to_registry(&up));
+    let endpoints = RegistryChain::new(mesh.to_registry(&up));
     let index = Index::new(services.clone(), endpoints.clone(), mesh.clock.clone(), &mesh.domain);
+    figures::index(&mesh.metrics, &index);
     let monitor = Arc::new(mesh.monitor(&settings.common.name));
     figures::monitor(&mesh.metrics, &monitor);
     let chain = chain(&mesh, &settings, tunnel, vnis, &monitor, index, xconnect);
-    let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone());
+    let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone())
+        .with(mesh.policies.monitor.clone());
     // Before the registration, which passes the socket on.
     let listeners = Mesh::bind(std::slice::from_ref(&settings.listen_on))?;
     let registration =

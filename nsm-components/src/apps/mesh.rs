@@ -7,13 +7,13 @@ use tonic::transport::{Server, server::Router};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::{info, warn};
 
-use super::{figures, outage};
+use super::{figures, outage, policies::UserPolicies};
 use crate::{
     api::{access, trust::Trust},
-    chain::{Chain, Clock, Element, Policy, Session, SessionCounts, Suspended, SystemClock},
+    chain::{BootClock, Chain, Clock, Element, Policy, RegistryElement, Session, SessionCounts, Suspended},
     daemon::{Admission, Metrics, Readiness, Shown},
-    elements::{Admit, Monitor, Outcomes, PeersByGrpc, Policies, PolicyError, health_service},
-    settings::{Common, Target, vars},
+    elements::{Admit, Monitor, Outcomes, PeersByGrpc, PolicyError, health_service, registry},
+    settings::{Common, Target},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
 };
 
@@ -99,10 +99,8 @@ pub(super) struct Mesh {
     pub domain: String,
     /// How many Requests are worked on.
     pub admission: Arc<Admission>,
-    /// Users' policies for Requests and Closes.
-    pub server_policies: Policies,
-    /// Users' policies for registrations.
-    pub registry_policies: Policies,
+    /// Users' policies.
+    pub policies: UserPolicies,
     /// Figures for those who watch the process.
     pub metrics: Metrics,
     /// Cancelled when the services serve.
@@ -117,9 +115,7 @@ pub(super) struct Mesh {
 impl Mesh {
     /// Waits for the first SVID; nothing works without one.
     pub(super) async fn start(common: &Common, stop: CancellationToken) -> Result<Self, Error> {
-        let server_policies = Policies::load(vars::NSM_SERVER_POLICIES, &common.server_policies)?;
-        let registry_policies =
-            Policies::load(vars::NSM_REGISTRY_SERVER_POLICIES, &common.registry_policies)?;
+        let policies = UserPolicies::load(&common.policies)?;
         let source = Source::start(&common.workload_api);
         let (metrics, readiness) = (Metrics::default(), Readiness::default());
         figures::identity(&metrics, &readiness, &source, common);
@@ -133,13 +129,12 @@ impl Mesh {
         let mesh = Self {
             channels: Channels::new(source.clone(), common.dial_timeout),
             source,
-            clock: Arc::new(SystemClock),
+            clock: BootClock::start(),
             token_life: common.max_token_lifetime,
             trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
             domain: access::domain(&svid.leaf.id).to_owned(),
             admission: Admission::new(common.max_requests, stop.clone()),
-            server_policies,
-            registry_policies,
+            policies,
             metrics,
             serving,
             outcomes: Arc::default(),
@@ -177,6 +172,15 @@ impl Mesh {
     /// What stands first in chains that others call.
     pub(super) fn admit(&self) -> Arc<dyn Element> {
         Arc::new(Admit::new(self.admission.clone(), self.trust.clone(), self.outcomes.clone()))
+    }
+
+    /// What registrations go through on their way to the next registry.
+    pub(super) fn to_registry<T: registry::Wire>(
+        &self,
+        connect: &registry::Connect,
+    ) -> [Arc<dyn RegistryElement<T>>; 2] {
+        let judged = registry::AuthorizeClient::new(self.policies.registry_client.clone());
+        [Arc::new(judged), Arc::new(connect.clone())]
     }
 
     /// A monitor that passes on what the processes say which this one calls.

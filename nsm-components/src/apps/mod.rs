@@ -10,6 +10,7 @@ pub mod nsc;
 pub mod nse;
 pub mod nsmgr;
 mod outage;
+mod policies;
 pub mod registry;
 
 pub use self::{endpoint::Endpoint, mesh::Error};

@@ -78,7 +78,10 @@ impl Client {
             Arc::new(DnsContextClient::new(dns.clone())),
             Arc::new(ExcludedPrefixesClient::new(used.clone(), group)),
             Arc::new(ToNsmgr(nsmgr.clone())),
-            Arc::new(AuthorizeClient::new(mesh.clock.clone(), mesh.channels.clone())),
+            Arc::new(
+                AuthorizeClient::new(mesh.clock.clone(), mesh.channels.clone())
+                    .with(mesh.policies.client.clone()),
+            ),
             Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
         ]);
         let policy = Policy::Refresh(settings.request_timeout);

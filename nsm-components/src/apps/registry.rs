@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
 
-use super::{Error, mesh::Mesh};
+use super::{Error, figures, mesh::Mesh};
 use crate::{
     api::registry::{
         NetworkService, NetworkServiceEndpoint,
@@ -23,13 +23,17 @@ use crate::{
 /// Full names of the gRPC services.
 const SERVICES: &[&str] = &["registry.NetworkServiceRegistry", "registry.NetworkServiceEndpointRegistry"];
 
-fn services(mesh: &Mesh, proxy: Option<&Connect>) -> RegistryChain<NetworkService> {
+fn services(
+    mesh: &Mesh,
+    proxy: Option<&Connect>,
+    memory: Arc<Memory<NetworkService>>,
+) -> RegistryChain<NetworkService> {
     RegistryChain::new([
         Arc::new(UpdatePath::new(mesh.trust.clone())) as Arc<dyn RegistryElement<NetworkService>>,
-        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.policies.registry_server.clone())),
         Arc::new(SetPayload),
         Arc::new(Interdomain::new(proxy)),
-        Arc::new(Store::new(Arc::new(Memory::default()), mesh.clock.clone())),
+        Arc::new(Store::new(memory, mesh.clock.clone())),
     ])
 }
 
@@ -37,13 +41,14 @@ fn endpoints(
     mesh: &Mesh,
     proxy: Option<&Connect>,
     services: RegistryChain<NetworkService>,
+    memory: Arc<Memory<NetworkServiceEndpoint>>,
 ) -> RegistryChain<NetworkServiceEndpoint> {
     RegistryChain::new([
         Arc::new(UpdatePath::new(mesh.trust.clone())) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
-        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.policies.registry_server.clone())),
         Arc::new(Access::new(services, mesh.trust.clone(), &mesh.domain)),
         Arc::new(Interdomain::new(proxy)),
-        Arc::new(Store::new(Arc::new(Memory::default()), mesh.clock.clone())),
+        Arc::new(Store::new(memory, mesh.clock.clone())),
     ])
 }
 
@@ -54,8 +59,10 @@ pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Erro
         .proxy_registry_url
         .clone()
         .map(|url| Connect::new(mesh.channels.clone(), url.into(), mesh.token_life));
-    let services = services(&mesh, proxy.as_ref());
-    let endpoints = endpoints(&mesh, proxy.as_ref(), services.clone());
+    let (of_services, of_endpoints) = (Arc::default(), Arc::default());
+    figures::registry(&mesh.metrics, &of_services, &of_endpoints);
+    let services = services(&mesh, proxy.as_ref(), of_services);
+    let endpoints = endpoints(&mesh, proxy.as_ref(), services.clone(), of_endpoints);
     let service = RegistryService::new(services, endpoints, mesh.token_life, mesh.stop.clone());
     let router = |mut server: Server| -> Router {
         server

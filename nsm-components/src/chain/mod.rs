@@ -11,7 +11,7 @@ mod session;
 
 pub use self::{
     backoff::{Backoff, jitter},
-    clock::{Clock, Now, SystemClock},
+    clock::{BootClock, Clock, Now, Slept, SystemClock},
     element::{Caller, Chain, Cx, Element, Link, Memory, Next, Remembered, Reply, Request},
     error::{Error, Kind, Result},
     registry::{Entry, Event, Events, Query, RegistryChain, RegistryCx, RegistryElement, RegistryNext},

@@ -7,7 +7,7 @@ use futures::{Stream, stream};
 use prost_types::Timestamp;
 use tracing::{Instrument, debug_span};
 
-use super::{Caller, Error, Result};
+use super::{Caller, Error, Link, Result};
 use crate::api::{
     peer::Files,
     registry::{NetworkService, NetworkServiceEndpoint},
@@ -87,6 +87,8 @@ pub struct RegistryCx {
     pub path: Arc<parking_lot::Mutex<RegistryPath>>,
     /// Open files the entry's URL names.
     pub files: Files,
+    /// The TLS connection that the last answer came on; written by `connect`.
+    pub server: Arc<parking_lot::Mutex<Option<Arc<dyn Link>>>>,
 }
 
 /// One link of a registry chain.
@@ -111,8 +113,7 @@ pub trait RegistryElement<T: Entry>: Send + Sync + 'static {
     }
 }
 
-/// The rest of a registry chain.
-#[derive(Clone, Copy)]
+/// The rest of a registry chain. `Copy`, so one element can call it to register and again to undo.
 pub struct RegistryNext<'a, T>(&'a [Arc<dyn RegistryElement<T>>]);
 
 /// A whole registry chain.
@@ -127,7 +128,17 @@ impl RegistryCx {
             caller: None,
             path: Arc::default(),
             files: Files::default(),
+            server: Arc::default(),
         }
+    }
+}
+
+// Derived, they would ask it of the entries.
+impl<T> Copy for RegistryNext<'_, T> {}
+
+impl<T> Clone for RegistryNext<'_, T> {
+    fn clone(&self) -> Self {
+        *self
     }
 }
 

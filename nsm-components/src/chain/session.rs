@@ -281,6 +281,7 @@ struct Worker {
     returned: Option<Connection>,
     /// The context the caller asked with first, before an endpoint granted anything.
     wanted: Option<ConnectionContext>,
+    /// A boot time.
     timer: Option<Instant>,
     retry: Backoff,
     /// Since when the endpoint is said not to exist.
@@ -314,13 +315,12 @@ impl Drop for Begun {
 impl Worker {
     async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         loop {
-            let timer = self.timer.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.handle(event).await,
                     None => return,
                 },
-                () = tokio::time::sleep_until(timer), if self.timer.is_some() => self.on_timer().await,
+                () = self.wait() => self.on_timer().await,
             }
             if self.established.is_none() && self.timer.is_none() {
                 let Some(tasks) = self.tasks.upgrade() else { return };
@@ -331,6 +331,16 @@ impl Worker {
                     return;
                 }
             }
+        }
+    }
+
+    /// Waits for the timer. A refresh is due as soon as the machine wakes; who expires has to wait for those
+    /// who refresh.
+    async fn wait(&self) {
+        match (self.timer, self.policy) {
+            (None, _) => std::future::pending().await,
+            (Some(timer), Policy::Refresh(_)) => self.clock.wait_until(timer).await,
+            (Some(timer), Policy::Expire) => self.clock.wait_for_end(timer).await,
         }
     }
 
@@ -432,7 +442,8 @@ impl Worker {
             info!("not refreshed in time, but nobody can: the identity source does not issue; it stays");
         }
         // The end may be told before.
-        self.timer = Some(until.min(Instant::now() + HELD_FOR));
+        let left = until.saturating_duration_since(Instant::now());
+        self.timer = Some(self.clock.after(left.min(HELD_FOR)));
     }
 
     async fn request(&mut self, cx: Cx, request: Request) -> Result<Reply> {
@@ -447,7 +458,7 @@ impl Worker {
         // Never dropped half way: the elements keep the deadline where they wait, and undo by themselves.
         let mut reply = self.chain.start().request(&cx, request).await?;
         reply.connection.state = State::Up.into();
-        self.timer = Some(Instant::now() + self.next_event(&reply, limit));
+        self.timer = Some(self.clock.after(self.next_event(&reply, limit)));
         self.answered = Some(Instant::now());
         (self.dead_since, self.held) = (None, false);
         self.retry.reset();
@@ -496,7 +507,7 @@ impl Worker {
         }
         warn!(%error, "could not refresh; trying again");
         self.counts.0.failed.add();
-        self.timer = Some(Instant::now() + self.retry.pause());
+        self.timer = Some(self.clock.after(self.retry.pause()));
     }
 
     /// Asks for any endpoint when the old one's process is dead for some time. Nothing is ended before

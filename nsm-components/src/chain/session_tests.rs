@@ -1,9 +1,9 @@
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use super::*;
 use crate::{
     api::{Connection, Path, PathSegment},
-    chain::SystemClock,
+    chain::{BootClock, SystemClock},
 };
 
 /// Counts what reaches it, fails on demand, and gives every segment one minute to live.
@@ -77,9 +77,13 @@ impl Element for Arc<Probe> {
 }
 
 fn session(policy: Policy) -> (Arc<Probe>, Chain, Arc<Session>) {
+    session_by(policy, Arc::new(SystemClock))
+}
+
+fn session_by(policy: Policy, clock: Clock) -> (Arc<Probe>, Chain, Arc<Session>) {
     let probe = Arc::new(Probe::default());
     let inner = Chain::new([Arc::new(probe.clone()) as Arc<dyn Element>]);
-    let session = Arc::new(Session::new(inner, policy, Arc::new(SystemClock)));
+    let session = Arc::new(Session::new(inner, policy, clock));
     (probe, Chain::new([session.clone() as Arc<dyn Element>]), session)
 }
 
@@ -409,4 +413,50 @@ async fn a_request_that_waited_longer_than_its_caller_is_not_begun() {
     assert_eq!(late.unwrap_err().kind, Kind::Deadline);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!((probe.requests.load(Ordering::SeqCst), session.len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_refreshes_as_soon_as_its_machine_wakes_and_a_server_gives_it_the_time() {
+    static ASLEEP: AtomicU64 = AtomicU64::new(0);
+    let clock = BootClock::of(|| Duration::from_secs(ASLEEP.load(Ordering::SeqCst)));
+    let (client, asks, _client) = session_by(Policy::Refresh(Duration::from_secs(5)), clock.clone());
+    let (server, asked, session) = session_by(Policy::Expire, clock);
+    asks.start().request(&cx(), request("a")).await.unwrap();
+    asked.start().request(&cx(), request("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    ASLEEP.fetch_add(3600, Ordering::SeqCst);
+    // The clock looks every five seconds.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(client.requests.load(Ordering::SeqCst), 2);
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!(server.closes.load(Ordering::SeqCst), 0);
+    asked.start().request(&cx(), request("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!(server.closes.load(Ordering::SeqCst), 0, "it was refreshed in time");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!((server.closes.load(Ordering::SeqCst), session.len()), (1, 0), "nobody did again");
+}
+
+/// The wall clock, that much off.
+struct Off(AtomicI64);
+
+impl super::super::Now for Off {
+    #[allow(clippy::cast_precision_loss)]
+    fn seconds(&self) -> f64 {
+        super::super::Now::seconds(&SystemClock) + self.0.load(Ordering::SeqCst) as f64
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_ends_nothing_early_and_keeps_nothing_for_longer() {
+    for jump in [3600, -3600] {
+        let clock = Arc::new(Off(AtomicI64::default()));
+        let (probe, chain, session) = session_by(Policy::Expire, clock.clone());
+        chain.start().request(&cx(), request("a")).await.unwrap();
+        clock.0.store(jump, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (0, 1), "{jump}");
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0), "{jump}");
+    }
 }

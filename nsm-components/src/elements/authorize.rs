@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::opa::{self, Policies};
 use crate::{
-    api::{Path, PathSegment, trust::Trust},
+    api::{Path, trust::Trust},
     chain::{Caller, Clock, Cx, Element, Error, Kind, Next, Reply, Request, Result},
     transport::token::{self, Claims, Refusal},
 };
@@ -112,30 +112,11 @@ impl Authorize {
 /// What policies judge: the path up to this process, with its own token, and who called.
 fn input(caller: &Caller, path: &Path) -> Result<serde_json::Value> {
     let own = path.index as usize;
-    let mut segments: Vec<_> = path.path_segments.iter().take(own + 1).map(segment).collect();
+    let mut segments: Vec<_> = path.path_segments.iter().take(own + 1).cloned().collect();
     if let Some(last) = segments.last_mut() {
-        last.insert("token".to_owned(), (*caller.link.own_token()?.0).into());
+        last.token = caller.link.own_token()?.0.to_string();
     }
-    Ok(serde_json::json!({
-        "index": own,
-        "path_segments": segments,
-        "auth_info": opa::auth_info(caller.link.certificate()),
-    }))
-}
-
-/// As upstream writes it: what is empty is absent.
-fn segment(segment: &PathSegment) -> serde_json::Map<String, serde_json::Value> {
-    let texts = [("name", &segment.name), ("id", &segment.id), ("token", &segment.token)];
-    let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
-    let mut all: serde_json::Map<_, _> =
-        texts.map(|(key, text)| (key.to_owned(), text.as_str().into())).collect();
-    if let Some(end) = &segment.expires {
-        all.insert("expires".to_owned(), serde_json::json!({"seconds": end.seconds, "nanos": end.nanos}));
-    }
-    if !segment.metrics.is_empty() {
-        all.insert("metrics".to_owned(), serde_json::json!(segment.metrics));
-    }
-    all
+    Ok(opa::path(own, &segments, caller.link.certificate()))
 }
 
 #[async_trait]

@@ -1,10 +1,14 @@
 //! `authorize` of clients: the answer must come along the path it shows. Equal in effect to
 //! upstream's default policies `tokens_valid`, `tokens_expired`, `tokens_chained` and
-//! `next_token_signed` (protocol §3.3, §3.4).
+//! `next_token_signed` (protocol §3.3, §3.4). Users' policies judge what these let through. A Close is
+//! the client's own and asked of none: one that could not end would only wait for its tokens.
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tracing::{debug, warn};
 
+use super::opa::{self, Policies};
 use crate::{
     api::{Connection, peer::Peer},
     chain::{Clock, Cx, Element, Error, Kind, Link, Next, Reply, Request, Result},
@@ -15,6 +19,7 @@ use crate::{
 pub struct AuthorizeClient {
     clock: Clock,
     channels: Channels,
+    policies: Policies,
 }
 
 /// Why an answer is refused.
@@ -64,16 +69,36 @@ fn denied(doubt: Doubt) -> Error {
     Error::new(Kind::Denied, format_args!("no sufficient privileges: {why}"))
 }
 
+/// Who answered last.
+fn server(cx: &Cx) -> std::result::Result<(Peer, Arc<dyn Link>), Doubt> {
+    let server = cx.memory.with(|memory| memory.server.clone());
+    server.ok_or_else(|| Doubt::Other("nobody has answered".to_owned()))
+}
+
 impl AuthorizeClient {
     /// Judges tokens by this clock; `channels` are those of `connect`.
     pub fn new(clock: Clock, channels: Channels) -> Self {
-        Self { clock, channels }
+        Self { clock, channels, policies: Policies::default() }
+    }
+
+    /// The same, and these policies must agree.
+    #[must_use]
+    pub fn with(self, policies: Policies) -> Self {
+        Self { policies, ..self }
     }
 
     fn check(&self, cx: &Cx, answer: &Connection) -> std::result::Result<(), Doubt> {
-        let server = cx.memory.with(|memory| memory.server.clone());
-        let (server, link) = server.ok_or_else(|| Doubt::Other("nobody has answered".to_owned()))?;
+        let (server, link) = server(cx)?;
         check(answer, &server, &*link, self.clock.seconds())
+    }
+
+    /// What users' policies say of an answer that holds.
+    async fn judge(&self, cx: &Cx, answer: &Connection) -> Result<()> {
+        let path = answer.path.as_ref().filter(|_| !self.policies.is_empty());
+        let Some(path) = path else { return Ok(()) };
+        let (_, link) = server(cx).map_err(denied)?;
+        let input = opa::path(path.index as usize, &path.path_segments, link.certificate());
+        self.policies.judge(input).await
     }
 
     /// Asks once more over a new connection, on which the server shows the certificate it has now.
@@ -102,7 +127,11 @@ impl Element for AuthorizeClient {
             reply = self.ask_again(cx, request, next).await?;
             checked = self.check(cx, &reply.connection);
         }
-        let Err(doubt) = checked else { return Ok(reply) };
+        let judged = match checked {
+            Ok(()) => self.judge(cx, &reply.connection).await,
+            Err(doubt) => Err(denied(doubt)),
+        };
+        let Err(refused) = judged else { return Ok(reply) };
         if is_first {
             let Reply { connection, files } = reply;
             let undo = Request { connection, files, ..Request::default() };
@@ -110,14 +139,12 @@ impl Element for AuthorizeClient {
                 warn!(%error, "could not close what was answered wrongly");
             }
         }
-        Err(denied(doubt))
+        Err(refused)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use jsonwebtoken::{Algorithm, EncodingKey, Header};
     use rcgen::{KeyPair, PublicKeyData};
 

@@ -128,6 +128,12 @@ impl Index {
             .map_err(|refusal| Error::caused(Kind::Denied, &refusal))
     }
 
+    /// How many services are in the index, and how many endpoints of them.
+    pub fn size(&self) -> (usize, usize) {
+        let used = self.used.lock();
+        (used.len(), used.values().map(Used::endpoints).sum())
+    }
+
     /// What is known of a service; the first answer is waited for.
     async fn state(&self, name: &str, deadline: Instant) -> Result<Arc<Found>> {
         let (mut state, _awaited) = self.follow(name)?;
@@ -217,6 +223,10 @@ impl Watched {
 impl Used {
     fn is_registered(&self) -> bool {
         matches!(&*self.state.borrow(), Some(Ok(found)) if !found.is_empty())
+    }
+
+    fn endpoints(&self) -> usize {
+        self.state.borrow().iter().flatten().map(|found| found.endpoints.len()).sum()
     }
 
     /// Whether somebody waits for the first answer, or reads it just now.

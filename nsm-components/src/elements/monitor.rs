@@ -22,6 +22,7 @@ use crate::{
         connection::{ConnectionEvent, ConnectionEventType, MonitorScopeSelector, State},
     },
     chain::{Cx, Element, Next, Reply, Request, Result},
+    transport::token,
 };
 
 /// A change of one connection, for this process's own use.
@@ -111,6 +112,12 @@ impl Shown {
 // === impl Known ===
 
 impl Known {
+    /// Connections that this process takes part in.
+    fn of(&self, peer: &str) -> Vec<Arc<Connection>> {
+        let all = self.connections.values().map(|shown| &shown.told);
+        all.filter(|told| told.is_of(peer)).map(|told| told.connection.clone()).collect()
+    }
+
     fn publish(&mut self, kind: ConnectionEventType, shown: Shown) {
         self.subscribers.tell(kind, &shown.told);
         let id = &shown.told.connection.id;
@@ -167,6 +174,15 @@ impl Monitor {
         let state = self.state.lock();
         let all = state.connections.values();
         all.map(|shown| (shown.told.connection.clone(), shown.error.clone())).collect()
+    }
+
+    /// The ids under which this process asked here for the connections that it has.
+    pub(super) fn ids_before(&self, peer: &str) -> Vec<String> {
+        let all = self.state.lock().of(peer);
+        // The tokens are read without the lock.
+        let before = all.iter().filter_map(|connection| connection.segment(-1));
+        let own = before.filter(|segment| token::read(&segment.token).is_ok_and(|claims| claims.sub == peer));
+        own.map(|segment| segment.id.clone()).collect()
     }
 
     /// How many connections there are, and how many subscribers.

@@ -4,6 +4,8 @@
 //! the policies that are native here and cannot be left out: they stand for no file. Every other mask is
 //! a file, or a regular expression for files in its folder.
 
+mod input;
+
 use std::{
     fs, io,
     num::NonZeroU32,
@@ -12,21 +14,22 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use regex::Regex;
 use regorus::{Engine, Value, utils::limits::ExecutionTimerConfig};
 use x509_parser::{parse_x509_certificate, pem::parse_x509_pem};
 
+pub(super) use self::input::{auth_info, path, watch};
 use crate::{
     chain::{Error, Kind, Result},
     transport::token,
 };
 
 /// Upstream's default masks.
-const NATIVE: [&str; 4] = [
+const NATIVE: [&str; 5] = [
     "etc/nsm/opa/common/.*.rego",
     "etc/nsm/opa/server/.*.rego",
     "etc/nsm/opa/client/.*.rego",
+    "etc/nsm/opa/monitor/.*.rego",
     "etc/nsm/opa/registry/.*.rego",
 ];
 
@@ -240,7 +243,7 @@ fn text(value: &Value) -> Option<&str> {
 
 /// Header, claims and signature, the last in hex as OPA has it.
 fn decode(jwt: &str) -> Option<[Value; 3]> {
-    use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+    use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
     // As large as the native checks take.
     token::read(jwt).ok()?;
     let mut parts = jwt.split('.').map(|part| BASE64.decode(part).ok());
@@ -262,17 +265,5 @@ fn key(certificate: &str) -> Option<Vec<u8>> {
     Some(certificate.public_key().subject_public_key.data.to_vec())
 }
 
-/// What policies learn of the TLS connection: the peer's certificate as PEM.
-pub(super) fn auth_info(certificate: &[u8]) -> serde_json::Value {
-    if certificate.is_empty() {
-        return serde_json::json!({"certificate": ""});
-    }
-    let text = BASE64_STANDARD.encode(certificate);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
-    serde_json::json!({"certificate": pem})
-}
-
 #[cfg(test)]
-#[path = "opa_tests.rs"]
 mod tests;

@@ -9,6 +9,7 @@ use tonic::{Request as Call, Response, Status};
 use super::{
     grpc::{accepted, caller, claim, claim_arrived, deadline, named, status, urls},
     monitor::Monitor,
+    opa::{self, Policies},
 };
 use crate::{
     api::{
@@ -25,6 +26,7 @@ use crate::{
 pub struct ConnectionService {
     chain: Chain,
     monitor: Arc<Monitor>,
+    policies: Policies,
     token_life: Duration,
     stop: CancellationToken,
 }
@@ -33,7 +35,13 @@ impl ConnectionService {
     /// Serves `chain`, whose monitor element is `monitor`; tokens live at most `token_life`. Streams
     /// end with the stop, or they would hold it up.
     pub fn new(chain: Chain, monitor: Arc<Monitor>, token_life: Duration, stop: CancellationToken) -> Self {
-        Self { chain, monitor, token_life, stop }
+        Self { chain, monitor, policies: Policies::default(), token_life, stop }
+    }
+
+    /// The same, and these policies must agree to who watches connections.
+    #[must_use]
+    pub fn with(self, policies: Policies) -> Self {
+        Self { policies, ..self }
     }
 
     /// What travels beside the call.
@@ -104,7 +112,13 @@ impl MonitorConnection for ConnectionService {
         call: Call<MonitorScopeSelector>,
     ) -> Result<Response<Self::MonitorConnectionsStream>, Status> {
         let accepted = accepted(&call)?;
-        let events = self.monitor.subscribe(call.into_inner(), &accepted.session.peer.id)?;
+        let peer = &accepted.session.peer.id;
+        if !self.policies.is_empty() {
+            let known = self.monitor.ids_before(peer);
+            let input = opa::watch(peer, &known, call.get_ref(), accepted.session.certificate());
+            self.policies.judge(input).await.map_err(|error| status(&error))?;
+        }
+        let events = self.monitor.subscribe(call.into_inner(), peer)?;
         Ok(Response::new(Box::pin(events.take_until(self.stop.clone().cancelled_owned()))))
     }
 }

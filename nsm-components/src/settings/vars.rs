@@ -30,8 +30,14 @@ names! {
     /// Files or patterns of files with policies in rego for Requests and Closes, comma-separated. Upstream's
     /// default patterns stand for the native checks, which count always.
     NSM_SERVER_POLICIES,
+    /// The same for what a client gets back for a Request.
+    NSM_CLIENT_POLICIES,
+    /// The same for who may watch connections.
+    NSM_MONITOR_POLICIES,
     /// The same for registrations (upstream's name).
     NSM_REGISTRY_SERVER_POLICIES,
+    /// The same for what comes back for a registration (upstream's name); nothing is native there.
+    NSM_REGISTRY_CLIENT_POLICIES,
     /// Where the process shows metrics, liveness and readiness, for its own host alone: a `unix://` URL or
     /// a `tcp://` one with a loopback address; empty: nowhere.
     NSM_METRICS_LISTEN_ON,

@@ -59,23 +59,30 @@ fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries
         local.clone(),
         mesh.trust.clone(),
     );
-    let inner_services =
-        RegistryChain::new([Arc::new(up.clone()) as Arc<dyn RegistryElement<NetworkService>>]);
+    let inner_services = RegistryChain::new(mesh.to_registry(&up));
+    let [judged, connect] = mesh.to_registry(&up);
     let inner_endpoints = RegistryChain::new([
         Arc::new(bypass) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
-        Arc::new(up.clone()),
+        judged,
+        connect,
     ]);
+    let [judged, connect] = mesh.to_registry(&up);
     Registries {
         services: RegistryChain::new([
             Arc::new(registry::UpdatePath::new(mesh.trust.clone()))
                 as Arc<dyn RegistryElement<NetworkService>>,
-            Arc::new(registry::Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
-            Arc::new(up),
+            Arc::new(
+                registry::Authorize::new(mesh.clock.clone()).with(mesh.policies.registry_server.clone()),
+            ),
+            judged,
+            connect,
         ]),
         endpoints: RegistryChain::new([
             Arc::new(registry::UpdatePath::new(mesh.trust.clone()))
                 as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
-            Arc::new(registry::Authorize::new(mesh.clock.clone()).with(mesh.registry_policies.clone())),
+            Arc::new(
+                registry::Authorize::new(mesh.clock.clone()).with(mesh.policies.registry_server.clone()),
+            ),
             Arc::new(registry::ClientInfo::new(settings.common.client_info.clone())),
             Arc::new(registry::Expire::new(inner_endpoints.clone(), mesh.clock.clone())),
         ]),
@@ -105,7 +112,7 @@ fn chain(
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
         // Before the session: who is refused leaves nothing.
-        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.server_policies.clone())),
+        Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.policies.server.clone())),
         Arc::new(Access::new(index, mesh.trust.clone())),
         session.clone(),
     ]);
@@ -120,6 +127,7 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
     let registries = registries(&mesh, &settings, &local);
     let index =
         Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone(), &mesh.domain);
+    figures::index(&mesh.metrics, &index);
     let (chain, session) = chain(&mesh, &settings, &monitor, index.clone(), local.clone());
     let moving = NetSvcMonitor { index, monitor: monitor.clone(), session };
     let _moving = AbortOnDropHandle::new(tokio::spawn(moving.run()));
@@ -139,7 +147,8 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
         }
         None => None,
     };
-    let connections = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone());
+    let connections = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone())
+        .with(mesh.policies.monitor.clone());
     let registry = registry::RegistryService::new(
         registries.services,
         registries.endpoints,

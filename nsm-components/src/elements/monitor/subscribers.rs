@@ -82,6 +82,11 @@ impl Told {
         Self { connection: Arc::new(connection), parties: parties.into() }
     }
 
+    /// Whether this process is on the path.
+    pub(super) fn is_of(&self, peer: &str) -> bool {
+        self.parties.binary_search_by(|party| party.as_str().cmp(peer)).is_ok()
+    }
+
     /// The same connection, on the same path, with other contents.
     pub(super) fn with(&self, connection: Connection) -> Self {
         Self { connection: Arc::new(connection), parties: self.parties.clone() }
@@ -92,8 +97,7 @@ impl Told {
 
 impl Subscriber {
     fn sees(&self, told: &Told) -> bool {
-        let takes_part = |peer: &String| told.parties.binary_search(peer).is_ok();
-        self.peer.as_ref().is_none_or(takes_part) && self.selector.selects(&told.connection)
+        self.peer.as_ref().is_none_or(|peer| told.is_of(peer)) && self.selector.selects(&told.connection)
     }
 }
 

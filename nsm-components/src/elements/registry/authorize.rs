@@ -3,42 +3,30 @@
 //!
 //! An entry is taken back with expired tokens too, or an nsmgr could not take back what expired there.
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use serde_json::json;
 
+use super::judge::NamePolicies;
 use crate::{
     chain::{Clock, Entry, RegistryCx, RegistryElement, RegistryNext, Result},
-    elements::{
-        authorize::Judge,
-        opa::{self, Policies},
-    },
-    transport::token,
+    elements::{authorize::Judge, opa::Policies},
 };
-
-/// Most names whose owners policies are told.
-const MAX_OWNERS: usize = 65_536;
 
 /// See the module.
 pub struct Authorize {
     clock: Clock,
-    policies: Policies,
-    /// Who registered a name, as policies are told; kept only if there are some.
-    owners: Mutex<HashMap<String, Vec<String>>>,
+    policies: NamePolicies,
 }
 
 impl Authorize {
     /// Judges tokens by this clock.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, policies: Policies::default(), owners: Mutex::default() }
+        Self { clock, policies: NamePolicies::default() }
     }
 
     /// The same, and these policies must agree.
     #[must_use]
     pub fn with(self, policies: Policies) -> Self {
-        Self { policies, ..self }
+        Self { policies: NamePolicies::new(policies), ..self }
     }
 
     async fn check<T: Entry>(&self, cx: &RegistryCx, entry: &T, expired_too: bool) -> Result<()> {
@@ -49,26 +37,7 @@ impl Authorize {
         let tokens: Vec<&str> = before.iter().map(|segment| segment.token.as_str()).collect();
         let now = (!expired_too).then(|| self.clock.seconds());
         Judge { now, caller }.check(&tokens)?;
-        if self.policies.is_empty() {
-            return Ok(());
-        }
-        let first = tokens.first().and_then(|token| token::read(token).ok());
-        let segments: Vec<_> = path.left().iter().map(|one| json!({"token": one.token})).collect();
-        let input = json!({
-            "resource_id": first.map(|claims| claims.sub).unwrap_or_default(),
-            "resource_name": entry.name(),
-            "resource_path_ids_map": self.owners_of(entry.name()),
-            "path_segments": segments,
-            "index": path.index,
-            "auth_info": opa::auth_info(caller.link.certificate()),
-        });
-        self.policies.judge(input).await
-    }
-
-    /// As upstream's map of all names, with this one alone: policies look it up by name.
-    fn owners_of(&self, name: &str) -> HashMap<String, Vec<String>> {
-        let owners = self.owners.lock();
-        owners.get_key_value(name).map(|(name, ids)| (name.clone(), ids.clone())).into_iter().collect()
+        self.policies.judge(entry.name(), &path, path.left(), caller.link.certificate()).await
     }
 }
 
@@ -80,13 +49,8 @@ impl<T: Entry> RegistryElement<T> for Authorize {
 
     async fn register(&self, cx: &RegistryCx, entry: T, next: RegistryNext<'_, T>) -> Result<T> {
         self.check(cx, &entry, false).await?;
-        let mut entry = next.register(cx, entry).await?;
-        if !self.policies.is_empty() {
-            let mut owners = self.owners.lock();
-            if owners.len() < MAX_OWNERS || owners.contains_key(entry.name()) {
-                owners.insert(entry.name().to_owned(), entry.path_ids_mut().clone());
-            }
-        }
+        let entry = next.register(cx, entry).await?;
+        self.policies.learn(entry.name(), entry.path_ids());
         Ok(entry)
     }
 
@@ -95,14 +59,14 @@ impl<T: Entry> RegistryElement<T> for Authorize {
         let name = entry.name().to_owned();
         next.unregister(cx, entry).await?;
         // Only now: it may be another's, and the storage refuse.
-        self.owners.lock().remove(&name);
+        self.policies.forget(&name);
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::{collections::HashMap, sync::Arc, time::Duration};
 
     use super::*;
     use crate::{
@@ -140,11 +104,11 @@ mod tests {
         let policies = Policies::load("NSM_REGISTRY_SERVER_POLICIES", &[file.display().to_string()]);
         let authorize = Arc::new(Authorize::new(Arc::new(SystemClock)).with(policies.unwrap()));
         for name in ["own", "foreign"] {
-            authorize.owners.lock().insert(name.into(), vec![name.into()]);
+            authorize.policies.learn(name, &[name.to_owned()]);
         }
         let own = HashMap::from([("own".to_owned(), vec!["own".to_owned()])]);
-        assert_eq!(authorize.owners_of("own"), own);
-        assert!(authorize.owners_of("unknown").is_empty());
+        assert_eq!(authorize.policies.owners_of("own"), own);
+        assert!(authorize.policies.owners_of("unknown").is_empty());
         let chain = RegistryChain::new([
             authorize.clone() as Arc<dyn RegistryElement<NetworkService>>,
             Arc::new(Refusing),
@@ -153,7 +117,7 @@ mod tests {
         let entry = |name: &str| NetworkService { name: name.into(), ..Default::default() };
         chain.start().unregister(&cx, entry("foreign")).await.unwrap_err();
         chain.start().unregister(&cx, entry("own")).await.unwrap();
-        assert!(authorize.owners_of("own").is_empty());
-        assert_eq!(authorize.owners_of("foreign").len(), 1);
+        assert!(authorize.policies.owners_of("own").is_empty());
+        assert_eq!(authorize.policies.owners_of("foreign").len(), 1);
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         registry_path::{METADATA_KEY, RegistryPath},
     },
     chain::{Error, Events, Kind, Query, RegistryCx, RegistryElement, RegistryNext, Result},
-    elements::grpc::{failure, is_broken},
+    elements::grpc::{failure, is_broken, link},
     transport::{Channel, Channels, file_key},
 };
 
@@ -126,7 +126,7 @@ impl<T: Wire> RegistryElement<T> for Connect {
     async fn register(&self, cx: &RegistryCx, entry: T, next: RegistryNext<'_, T>) -> Result<T> {
         let path = cx.path.lock().clone();
         let mut tries = 0;
-        let answer = loop {
+        let (channel, answer) = loop {
             let channel = self.channel(0).await?;
             let call = self.prepare(&channel, Self::outgoing(&channel, &entry, &cx.files)?, Some(&path))?;
             match self.limited(cx, &channel, T::call_register(&channel, call)).await {
@@ -135,9 +135,10 @@ impl<T: Wire> RegistryElement<T> for Connect {
                     self.channels.discard(&self.address, &channel);
                     tries += 1;
                 }
-                answer => break answer.map_err(|status| failure(&status, &self.address))?,
+                answer => break (channel, answer.map_err(|status| failure(&status, &self.address))?),
             }
         };
+        *cx.server.lock() = channel.session().map(|session| link(session, self.token_life));
         follow(cx, &answer);
         let mut stored = answer.into_inner();
         // The caller's own name for its socket.

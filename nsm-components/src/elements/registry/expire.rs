@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use prost_types::Timestamp;
-use tokio::sync::OwnedMutexGuard;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
@@ -104,11 +104,12 @@ impl Expire {
     }
 
     fn start_timer(&self, turn: &mut Turn, entry: NetworkServiceEndpoint, path: RegistryPath, seconds: i64) {
-        let (left, rest) = (self.clock.until(seconds), self.rest.clone());
+        let (clock, rest) = (self.clock.clone(), self.rest.clone());
+        let end = clock.after(clock.until(seconds));
         let (name, slots) = (turn.name.clone(), Arc::downgrade(&self.slots));
         if let Some(slot) = turn.slot() {
             slot.generation += 1;
-            let task = expire(slots, name, slot.generation, left, rest, (entry, path));
+            let task = expire(slots, name, slot.generation, (clock, end), rest, (entry, path));
             slot.timer = Some(AbortOnDropHandle::new(tokio::spawn(task)));
         }
     }
@@ -119,11 +120,11 @@ async fn expire(
     slots: Weak<Slots>,
     name: String,
     generation: u64,
-    left: Duration,
+    (clock, end): (Clock, Instant),
     rest: RegistryChain<NetworkServiceEndpoint>,
     (entry, path): (NetworkServiceEndpoint, RegistryPath),
 ) {
-    tokio::time::sleep(left).await;
+    clock.wait_for_end(end).await;
     let Some(slots) = slots.upgrade() else { return };
     let mut turn = Turn::wait(slots, &name).await;
     if turn.slot().is_none_or(|slot| slot.generation != generation) {

@@ -44,6 +44,14 @@ impl<T> Default for Memory<T> {
     }
 }
 
+impl<T: Entry> Memory<T> {
+    /// How many entries there are, and how many watches of them.
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.entries.len(), state.watchers.len())
+    }
+}
+
 fn check_owner<T: Entry>(known: &T, owner: &str) -> Result<()> {
     if known.owner() == owner {
         return Ok(());

@@ -2,10 +2,12 @@
 
 mod access;
 mod authorize;
+mod authorizeclient;
 mod clientinfo;
 mod connect;
 mod expire;
 mod interdomain;
+mod judge;
 mod localbypass;
 mod memory;
 mod registration;
@@ -18,6 +20,7 @@ mod updatepath;
 pub use self::{
     access::Access,
     authorize::Authorize,
+    authorizeclient::AuthorizeClient,
     clientinfo::ClientInfo,
     connect::{Connect, Wire},
     expire::Expire,

@@ -104,7 +104,7 @@ impl Keeper {
                         info!(endpoint = %self.entry.name, "registered");
                     }
                     pause = RETRY.0;
-                    until_lost(watch, interval).await;
+                    until_lost(watch, &self.clock, interval).await;
                 }
                 Err(error) => {
                     warn!(endpoint = %self.entry.name, %error, "could not register; trying again");
@@ -143,7 +143,7 @@ impl Keeper {
 }
 
 /// Until it is time to refresh, or the registry loses sight of this process: its stream ends.
-async fn until_lost(watch: Result<Events<NetworkServiceEndpoint>>, interval: Duration) {
+async fn until_lost(watch: Result<Events<NetworkServiceEndpoint>>, clock: &Clock, interval: Duration) {
     let lost = async {
         match watch {
             Ok(mut events) => {
@@ -158,8 +158,9 @@ async fn until_lost(watch: Result<Events<NetworkServiceEndpoint>>, interval: Dur
     };
     // A stream that ends at once must not make this a busy loop.
     let pace = tokio::time::sleep(RETRY.0);
-    if tokio::time::timeout(interval, lost).await.is_ok() {
-        pace.await;
+    tokio::select! {
+        () = lost => pace.await,
+        () = clock.wait_until(clock.after(interval)) => {}
     }
 }
 

@@ -6,6 +6,7 @@ mod identity;
 mod nsc;
 mod nse;
 mod nsmgr;
+mod policies;
 mod registry;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -17,6 +18,7 @@ pub use self::{
     nsc::Nsc,
     nse::{DnsServers, IpamPolicy, Nse},
     nsmgr::Nsmgr,
+    policies::Policies,
     registry::Registry,
 };
 use super::{LogLevel, Reader, Target, vars};
@@ -61,10 +63,8 @@ pub struct Common {
     pub max_requests: usize,
     /// `NSM_MAX_IDENTITY_OUTAGE`, 24 hours.
     pub max_identity_outage: Duration,
-    /// `NSM_SERVER_POLICIES`, for Requests and Closes.
-    pub server_policies: Vec<String>,
-    /// `NSM_REGISTRY_SERVER_POLICIES`, for registrations.
-    pub registry_policies: Vec<String>,
+    /// `NSM_SERVER_POLICIES` and its like.
+    pub policies: Policies,
     /// `NSM_TRUSTED_IDS`: first parts of SPIFFE IDs; see [`crate::api::trust::Trust`].
     pub trusted_ids: Vec<String>,
     /// `NODE_NAME`, `POD_NAME` and `CLUSTER_NAME` under upstream's label names, as far as set.
@@ -93,12 +93,7 @@ impl Common {
             dial_timeout: reader.duration(vars::NSM_DIAL_TIMEOUT, dial_timeout),
             max_requests: reader.count(vars::NSM_MAX_REQUESTS_IN_FLIGHT, 256, 1..=4096),
             max_identity_outage: reader.duration(vars::NSM_MAX_IDENTITY_OUTAGE, 24 * 60 * MINUTE),
-            server_policies: reader
-                .list(vars::NSM_SERVER_POLICIES, "etc/nsm/opa/common/.*.rego,etc/nsm/opa/server/.*.rego"),
-            registry_policies: reader.list(
-                vars::NSM_REGISTRY_SERVER_POLICIES,
-                "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/server/.*.rego",
-            ),
+            policies: Policies::read(reader),
             trusted_ids: reader.list(vars::NSM_TRUSTED_IDS, ""),
             client_info,
         }

@@ -134,9 +134,8 @@ impl<T: Entry> Watchers<T> {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        assert_eq!(self.count, self.buckets.values().map(BTreeMap::len).sum::<usize>());
+        debug_assert_eq!(self.count, self.buckets.values().map(BTreeMap::len).sum::<usize>());
         self.count
     }
 }
