@@ -151,9 +151,11 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
     ) -> Result<NetworkServiceEndpoint> {
         let address = self.address(cx, &entry)?;
         self.check_owner(cx, &entry)?;
-        if self.is_forwarder(&entry) && !self.is_trusted(cx) {
+        if self.is_forwarder(&entry)
+            && let Viewer(Some(id)) = self.viewer(cx)
+        {
             let message = format_args!(
-                "{} is no process of the mesh and may not offer {}",
+                "{} of {id} is no process of the mesh and may not offer {}",
                 entry.name, self.forwarder_service
             );
             return Err(Error::new(Kind::Denied, message));
