@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use nsm_e2e::{
     figures::figures,
     mesh::{Mesh, Who},
-    wait::{may_run, until, until_true},
+    wait::{may_run, until_every, until_true},
 };
 
 use crate::player::{Player, pass, runtime};
@@ -69,11 +69,10 @@ fn levels(mesh: &Mesh) -> Levels {
 /// The same twice, with a second between.
 fn at_rest(mesh: &Mesh) -> Levels {
     let mut last = Levels::new();
-    until("the processes come to rest", REST, || {
+    until_every(Duration::from_secs(1), "the processes come to rest", REST, || {
         let now = levels(mesh);
         let same = now == last;
         last = now;
-        std::thread::sleep(Duration::from_secs(1));
         same.then(|| last.clone())
     })
     .unwrap()
