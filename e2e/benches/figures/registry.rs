@@ -21,13 +21,14 @@ use nsm_components::{
     elements::registry::Connect,
     transport::{Channel, Channels},
 };
+use nsm_e2e::wait::{PACE, eventually};
 use tokio::sync::Notify;
 use tonic::Request as Call;
 
 use crate::{
     report::{Figure, Report},
     sample::{Busy, Pair, Times},
-    stage::{LIFE, REGISTRY, Stage, connect, resident},
+    stage::{LIFE, REGISTRY, START, Stage, connect, resident},
 };
 
 /// Endpoints in a large registry and in a small one.
@@ -138,15 +139,11 @@ async fn fan_out(stage: &Stage, report: &mut Report) -> Result<()> {
     let stopped = stage.bare("watcher", &["watcher", REGISTRY, WATCHED, &WATCHERS.2.to_string()])?;
     let (count, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let _channels = watchers(stage, &count, &all).await?;
-    let asked = Instant::now();
-    while !stopped.log().contains("watching") {
-        ensure!(
-            asked.elapsed() < Duration::from_secs(20),
-            "the other watchers do not come up: {}",
-            stopped.log()
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let watching = async || match stopped.log() {
+        log if log.contains("watching") => Ok(()),
+        log => Err(log),
+    };
+    eventually(PACE, "the other watchers come up", START, watching).await?;
     stopped.signal(Signal::SIGSTOP)?;
     let registry = registry(&stage.channels(), REGISTRY);
     let (mut times, busy) = (Times::default(), Busy::start());

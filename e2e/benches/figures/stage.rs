@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nsm_components::{
     api::peer::Address,
     settings::Target,
@@ -11,6 +11,7 @@ use nsm_components::{
 use nsm_e2e::{
     netns::Netns,
     process::{Process, Recipe},
+    wait::eventually,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const LIFE: Duration = Duration::from_mins(10);
 
 /// Longest wait for anything to come up.
-const START: Duration = Duration::from_secs(20);
+pub(crate) const START: Duration = Duration::from_secs(20);
+
+/// Pause between two dials: short, for it is part of how long a start takes.
+const DIAL: Duration = Duration::from_millis(2);
 
 /// Where the registry listens.
 pub(crate) const REGISTRY: &str = "127.0.0.1:5002";
@@ -129,14 +133,7 @@ impl Stage {
 
 /// Dials until somebody answers.
 pub(crate) async fn connect(channels: &Channels, address: &Address) -> Result<Channel> {
-    let end = tokio::time::Instant::now() + START;
-    loop {
-        match channels.get(address).await {
-            Ok(channel) => return Ok(channel),
-            Err(error) if tokio::time::Instant::now() > end => bail!("{address} does not answer: {error}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
-        }
-    }
+    eventually(DIAL, &format!("{address} answers"), START, async || channels.get(address).await).await
 }
 
 /// Memory of a process in MiB (proc(5), `VmRSS`).

@@ -14,6 +14,8 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use crate::wait::over_and_over;
+
 /// Pause between two looks at what should run.
 const PACE: Duration = Duration::from_millis(50);
 
@@ -24,23 +26,21 @@ pub struct Kubelet(JoinHandle<()>);
 impl Kubelet {
     /// Where no controllers are: says that all Deployments run, and DaemonSets on so many nodes.
     pub fn for_workloads(client: Client, nodes: i32) -> Self {
-        Self(tokio::spawn(async move {
-            loop {
-                // What fails, because the API server is away, is tried again with the next look.
-                let _ = workloads_run(&client, nodes).await;
-                tokio::time::sleep(PACE).await;
-            }
-        }))
+        let look = move || {
+            let client = client.clone();
+            // What fails, because the API server is away, is tried again with the next look.
+            async move { workloads_run(&client, nodes).await }
+        };
+        Self(tokio::spawn(over_and_over(PACE, look)))
     }
 
     /// Where controllers make pods: says that these are ready.
     pub fn for_pods(client: Client) -> Self {
-        Self(tokio::spawn(async move {
-            loop {
-                let _ = pods_run(&client).await;
-                tokio::time::sleep(PACE).await;
-            }
-        }))
+        let look = move || {
+            let client = client.clone();
+            async move { pods_run(&client).await }
+        };
+        Self(tokio::spawn(over_and_over(PACE, look)))
     }
 
     /// Says that all pods of this Deployment run.

@@ -4,10 +4,10 @@ use std::{
     env, fs,
     path::PathBuf,
     process::{Command, Output},
-    thread,
     time::{Duration, Instant},
 };
 
+use nsm_e2e::wait::until_every;
 use serde_json::Value;
 
 /// Time between two looks at a condition.
@@ -15,11 +15,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Waits for a condition, and fails with its name when it does not come.
 pub fn eventually(what: &str, limit: Duration, holds: impl Fn() -> bool) {
-    let end = Instant::now() + limit;
-    while !holds() {
-        assert!(Instant::now() < end, "not within {} s: {what}", limit.as_secs());
-        thread::sleep(LOOK);
-    }
+    until_every(LOOK, what, limit, || holds().then_some(())).unwrap();
 }
 
 /// kubectl against the cluster of this tier.
@@ -133,15 +129,14 @@ impl Audit {
 
     /// Waits until the user has asked nothing for this long: the only sign of having nothing to do.
     pub fn quiet_for(&self, quiet: Duration, limit: Duration) {
-        let end = Instant::now() + limit;
         let (mut seen, mut since) = (self.len(), Instant::now());
-        while since.elapsed() < quiet {
-            assert!(Instant::now() < end, "{} asks the API server without end", self.user);
-            thread::sleep(LOOK);
+        until_every(LOOK, &format!("{} asks the API server for nothing", self.user), limit, || {
             let now = self.len();
             if now != seen {
                 (seen, since) = (now, Instant::now());
             }
-        }
+            (since.elapsed() >= quiet).then_some(())
+        })
+        .unwrap();
     }
 }

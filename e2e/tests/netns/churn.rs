@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use nsm_e2e::{
     figures::figures,
     mesh::{Mesh, Who},
-    wait::{may_run, until, until_true},
+    wait::{may_run, until_every, until_true},
 };
 
 use crate::player::{Player, pass, runtime};
@@ -25,9 +25,6 @@ const WARM: usize = 2_000;
 
 /// From here on there is enough to judge memory by.
 const JUDGED: usize = 1_000;
-
-/// Registrations are repeated meanwhile, and each brings its socket along once more.
-const SPARE_FILES: u64 = 4;
 
 /// Longest time until all has come to rest.
 const REST: Duration = Duration::from_mins(1);
@@ -69,11 +66,10 @@ fn levels(mesh: &Mesh) -> Levels {
 /// The same twice, with a second between.
 fn at_rest(mesh: &Mesh) -> Levels {
     let mut last = Levels::new();
-    until("the processes come to rest", REST, || {
+    until_every(Duration::from_secs(1), "the processes come to rest", REST, || {
         let now = levels(mesh);
         let same = now == last;
         last = now;
-        std::thread::sleep(Duration::from_secs(1));
         same.then(|| last.clone())
     })
     .unwrap()
@@ -125,11 +121,10 @@ fn connections_that_come_and_go_leave_nothing_in_any_process() {
         let mut left = Vec::new();
         let clean = until_true("nothing is left", REST, || {
             let now = levels(&mesh);
-            let more = |(name, value): &(String, u64)| {
-                let spare = if name.ends_with("files") { SPARE_FILES } else { 0 };
-                before.get(name).is_none_or(|was| *value > was + spare)
-            };
-            left = now.into_iter().filter(more).collect();
+            left = now
+                .into_iter()
+                .filter(|(name, value)| before.get(name).is_none_or(|was| value > was))
+                .collect();
             left.is_empty()
         });
         assert!(clean.is_ok(), "more than before: {left:?}, before: {before:?}");

@@ -6,6 +6,7 @@ use nsm_e2e::{
     mesh::{Mesh, Who},
     wait::until_true,
 };
+use serde_json::Value;
 
 use crate::{
     configuration::DOMAIN,
@@ -52,10 +53,10 @@ pub(crate) fn begin(everywhere: &[(&str, &str)], id: impl Fn(Who) -> String) -> 
 pub(crate) fn renewed(mesh: &Mesh, times: usize) {
     let svids = |who| {
         let log = mesh.process(who).unwrap().log();
-        let lines = log.lines().filter(|line| line.contains("new SVID"));
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let new = lines.filter(|line| line["message"] == "new SVID");
         // The same one comes again when something else changes.
-        let ends = lines.filter_map(|line| line.split_once("not_after=").map(|(_, end)| end.to_owned()));
-        ends.collect::<BTreeSet<_>>().len()
+        new.filter_map(|line| line["not_after"].as_i64()).collect::<BTreeSet<_>>().len()
     };
     wait_for("SVIDs", times, PROCESSES.map(svids), svids);
 }

@@ -246,8 +246,10 @@ impl Follower {
 
     fn take(&self, svid: Svid) {
         info!(spiffe_id = %svid.leaf.id, not_after = svid.leaf.not_after, "new SVID");
+        // First, or who waited for the SVID finds an outage beside it.
+        let outage = self.outage.send_replace(None);
         self.current.send_replace(Some(Arc::new(svid)));
-        if let Some(outage) = self.outage.send_replace(None) {
+        if let Some(outage) = outage {
             debug!(socket = %self.name, after = ?outage.since.elapsed(), "the Workload API issues again");
         }
     }

@@ -54,11 +54,12 @@ impl LocalBypass {
             Error::new(Kind::Invalid, message)
         };
         if let Ok(key) = entry.url.parse::<FileKey>() {
-            // A refresh may come without the file; the socket is known then.
+            // A refresh may bring the file along once more, or not: the known one stays, which channels
+            // have as well.
             let known = self.local.get(&entry.name).map(|(_, address)| address);
-            return match (cx.files.get(key), known) {
-                (Some(file), _) => Ok(Address::File(key, file.clone())),
-                (None, Some(address @ Address::File(known, _))) if known == key => Ok(address),
+            return match (known, cx.files.get(key)) {
+                (Some(address @ Address::File(known, _)), _) if known == key => Ok(address),
+                (_, Some(file)) => Ok(Address::File(key, file.clone())),
                 _ => Err(invalid("its socket did not come with the registration")),
             };
         }
@@ -151,9 +152,11 @@ impl RegistryElement<NetworkServiceEndpoint> for LocalBypass {
     ) -> Result<NetworkServiceEndpoint> {
         let address = self.address(cx, &entry)?;
         self.check_owner(cx, &entry)?;
-        if self.is_forwarder(&entry) && !self.is_trusted(cx) {
+        if self.is_forwarder(&entry)
+            && let Viewer(Some(id)) = self.viewer(cx)
+        {
             let message = format_args!(
-                "{} is no process of the mesh and may not offer {}",
+                "{} of {id} is no process of the mesh and may not offer {}",
                 entry.name, self.forwarder_service
             );
             return Err(Error::new(Kind::Denied, message));

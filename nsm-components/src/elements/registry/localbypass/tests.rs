@@ -79,6 +79,28 @@ async fn only_processes_of_the_mesh_offer_forwarders_and_register_addresses() {
     register(&chain, FORWARDER, "d", "finance", tcp).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_repeated_registration_does_not_keep_its_socket_open_once_more() {
+    let (local, chain) = chain();
+    let (mut cx, url) = call(POD);
+    let entry = NetworkServiceEndpoint {
+        name: "nse".into(),
+        network_service_names: vec!["finance".into()],
+        url: url.clone(),
+        path_ids: vec![POD.into()],
+        ..Default::default()
+    };
+    chain.start().register(&cx, entry.clone()).await.unwrap();
+    let first = cx.files.by_url(&url).unwrap().clone();
+    let again = Arc::new(first.try_clone().unwrap());
+    cx.files.insert(url.parse().unwrap(), again.clone());
+    chain.start().register(&cx, entry).await.unwrap();
+    drop(cx);
+    let Some((_, Address::File(_, kept))) = local.get("nse") else { panic!("no socket is kept") };
+    assert!(Arc::ptr_eq(&kept, &first));
+    assert_eq!(Arc::strong_count(&again), 1, "the other one is closed when the caller drops it");
+}
+
 /// As the nsmgr keeps it, before a registry.
 fn mesh() -> (LocalEntries, RegistryChain<NetworkServiceEndpoint>) {
     let local = LocalEntries::default();
