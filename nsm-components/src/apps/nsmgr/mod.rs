@@ -52,7 +52,8 @@ fn public_url(listen_on: &[Target]) -> String {
 
 fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries {
     let up =
-        registry::Connect::new(mesh.channels.clone(), settings.registry_url.clone().into(), mesh.token_life);
+        registry::Connect::new(mesh.channels.clone(), settings.registry_url.clone().into(), mesh.token_life)
+            .by_url();
     let bypass = registry::LocalBypass::new(
         &public_url(&settings.listen_on),
         &settings.forwarder_service,
