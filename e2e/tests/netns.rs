@@ -51,6 +51,8 @@ mod rogue;
 mod selection;
 #[path = "netns/services.rs"]
 mod services;
+#[path = "netns/standalone.rs"]
+mod standalone;
 #[path = "netns/story.rs"]
 mod story;
 #[path = "netns/stranger.rs"]

@@ -41,6 +41,15 @@ enum Process {
     ///
     /// NSM_NAME, NSM_LISTEN_ON, NSM_CONNECT_TO, NSM_TUNNEL_IP, NSM_BASE_DIR, SPIFFE_ENDPOINT_SOCKET.
     Forwarder,
+    /// Registry, nsmgr, forwarder and identity in one process, for a host without Kubernetes. Needs
+    /// CAP_NET_ADMIN and CAP_SYS_ADMIN.
+    ///
+    /// NSM_BASE_DIR (/var/lib/networkservicemesh) is the folder of its sockets and files. Clients and
+    /// endpoints find it by default, with SPIFFE_ENDPOINT_SOCKET=unix://<folder>/agent.sock; in another folder
+    /// also with NSM_CONNECT_TO=unix://<folder>/nsm.io.sock. NSM_NAME (standalone), NSM_LISTEN_ON,
+    /// NSM_TRUST_DOMAIN (host.nsm), NSM_SVID_LIFETIME (1h), NSM_CA_LIFETIME (1 year), NSM_SPIFFE_ID_TEMPLATE,
+    /// NSM_EXCLUDED_PREFIXES_FILE, NSM_DIAL_TIMEOUT.
+    Standalone,
     /// Asks for network services and keeps the connections.
     ///
     /// NSM_NAME, NSM_CONNECT_TO, NSM_NETWORK_SERVICES (kernel://service/interface?label=value, …),
@@ -166,6 +175,7 @@ async fn run(process: Process) -> ExitCode {
         Process::Registry => start!(Registry, apps::registry::run, common.log_level),
         Process::Nsmgr => start!(Nsmgr, apps::nsmgr::run, common.log_level),
         Process::Forwarder => start!(Forwarder, apps::forwarder::run, common.log_level),
+        Process::Standalone => start!(Standalone, apps::standalone::run, log_level),
         Process::Nsc => start!(Nsc, apps::nsc::run, common.log_level),
         Process::Nse => start!(Nse, apps::nse::run, endpoint.common.log_level),
         Process::Identity(Identity::Standalone) => {

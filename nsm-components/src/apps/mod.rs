@@ -11,5 +11,6 @@ pub mod nse;
 pub mod nsmgr;
 mod outage;
 pub mod registry;
+pub mod standalone;
 
 pub use self::{endpoint::Endpoint, mesh::Error};

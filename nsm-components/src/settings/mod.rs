@@ -27,7 +27,7 @@ use ipnet::IpNet;
 pub use self::{
     components::{
         Common, DnsServers, Endpoint, Forwarder, IdentityAgent, IdentityAuthority, IdentityStandalone,
-        IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Registry, Shown,
+        IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Registry, Shown, Standalone,
     },
     loglevel::LogLevel,
     recorded::Recorded,

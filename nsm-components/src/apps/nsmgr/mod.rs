@@ -8,7 +8,10 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 
-use super::{Error, figures, mesh::Mesh};
+use super::{
+    Error, figures,
+    mesh::{Mesh, Vitals},
+};
 use crate::{
     api::{
         connection::monitor_connection_server::MonitorConnectionServer,
@@ -115,7 +118,12 @@ fn chain(
 
 /// Serves until the stop. Connections stand on without it.
 pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> {
-    let mesh = Mesh::start(&settings.common, stop).await?;
+    run_with(settings, Vitals::new(), stop).await
+}
+
+/// The same in a process that looks after it.
+pub(super) async fn run_with(settings: Nsmgr, vitals: Vitals, stop: CancellationToken) -> Result<(), Error> {
+    let mesh = Mesh::start_with(&settings.common, vitals, stop).await?;
     let (monitor, local) = (Arc::new(mesh.monitor(&settings.common.name)), LocalEntries::default());
     figures::monitor(&mesh.metrics, &monitor);
     let registries = registries(&mesh, &settings, &local);

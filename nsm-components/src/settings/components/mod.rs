@@ -7,6 +7,7 @@ mod nsc;
 mod nse;
 mod nsmgr;
 mod registry;
+mod standalone;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,6 +19,7 @@ pub use self::{
     nse::{DnsServers, IpamPolicy, Nse},
     nsmgr::Nsmgr,
     registry::Registry,
+    standalone::Standalone,
 };
 use super::{LogLevel, Reader, Target, vars};
 
