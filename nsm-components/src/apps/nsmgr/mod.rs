@@ -16,6 +16,7 @@ use crate::{
     api::{
         connection::monitor_connection_server::MonitorConnectionServer,
         networkservice::network_service_server::NetworkServiceServer,
+        node::node_status_server::NodeStatusServer,
         registry::{
             NetworkService, NetworkServiceEndpoint,
             network_service_endpoint_registry_server::NetworkServiceEndpointRegistryServer,
@@ -25,7 +26,7 @@ use crate::{
     chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
     elements::{
         Access, Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, ExcludedPrefixes,
-        Index, LocalEntries, Monitor, NetSvcMonitor, UpdatePath, UpdateToken, registry,
+        Index, LocalEntries, Monitor, NetSvcMonitor, NodeStatusService, UpdatePath, UpdateToken, registry,
     },
     settings::{Nsmgr, Target},
     transport::MAX_MESSAGE,
@@ -148,6 +149,12 @@ pub(super) async fn run_with(settings: Nsmgr, vitals: Vitals, stop: Cancellation
         }
         None => None,
     };
+    let status = NodeStatusService {
+        name: settings.common.name.clone(),
+        monitor: monitor.clone(),
+        trust: mesh.trust.clone(),
+        stop: mesh.stop.clone(),
+    };
     let connections = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone());
     let registry = registry::RegistryService::new(
         registries.services,
@@ -170,6 +177,7 @@ pub(super) async fn run_with(settings: Nsmgr, vitals: Vitals, stop: Cancellation
                 NetworkServiceEndpointRegistryServer::new(registry.clone())
                     .max_decoding_message_size(MAX_MESSAGE),
             )
+            .add_service(NodeStatusServer::new(status.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(mesh.health(SERVICES, std::future::ready(())))
     };
     mesh.serve(Mesh::bind(&settings.listen_on)?, router).await
