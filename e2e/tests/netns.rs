@@ -11,6 +11,8 @@
 mod churn;
 #[path = "netns/commands.rs"]
 mod commands;
+#[path = "netns/connections.rs"]
+mod connections;
 #[path = "netns/context.rs"]
 mod context;
 #[path = "netns/counts.rs"]

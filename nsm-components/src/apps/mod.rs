@@ -1,5 +1,6 @@
 //! The processes of the mesh, each a short list of what it is made of.
 
+pub mod connections;
 mod endpoint;
 mod figures;
 pub mod forwarder;

@@ -1,5 +1,6 @@
 //! One struct per process.
 
+mod connections;
 mod endpoint;
 mod forwarder;
 mod identity;
@@ -12,6 +13,7 @@ mod standalone;
 use std::{collections::BTreeMap, time::Duration};
 
 pub use self::{
+    connections::Connections,
     endpoint::Endpoint,
     forwarder::Forwarder,
     identity::{IdentityAgent, IdentityAuthority, IdentityStandalone},
