@@ -77,7 +77,7 @@ enum Process {
     /// agent.sock beside that socket, or unix:///run/nsm/identity/agent.sock). The nsmgr tells all to processes of
     /// the mesh alone: run it as the user that the mesh runs as, or in the nsmgr's pod:
     ///
-    ///   kubectl -n nsm-system exec <nsmgr's pod> -- nsm connections
+    ///   kubectl -n nsm-system exec <nsmgr's pod> -- /nsm connections
     ///
     /// SENT and RECEIVED are the client's bytes as of its last refresh. TOKEN is how old the connection's token is,
     /// and its life. SINCE begins anew with the nsmgr. LAST HEAL and ERROR are there when there is one to show.

@@ -21,7 +21,7 @@ struct Stage {
     host: Netns,
     pods: [Netns; 2],
     mesh: Process,
-    _others: Vec<Process>,
+    others: Vec<Process>,
 }
 
 // === impl Stage ===
@@ -36,7 +36,7 @@ impl Stage {
             folder,
             host,
             pods,
-            _others: Vec::new(),
+            others: Vec::new(),
         };
         let services = format!("kernel://finance/{IFNAME}");
         for (pod, (process, own)) in
@@ -45,7 +45,7 @@ impl Stage {
                 .enumerate()
         {
             let recipe = recipe(&stage.folder, &stage.pods[pod], process, &[own]);
-            stage._others.push(Process::start(recipe).unwrap());
+            stage.others.push(Process::start(recipe).unwrap());
         }
         stage
     }
@@ -99,7 +99,9 @@ fn recipe(folder: &tempfile::TempDir, netns: &Netns, process: &str, own: &[(&str
         set("NSM_LISTEN_ON", format!("unix://{path}/{process}.sock"));
         set("NSM_METRICS_LISTEN_ON", String::new());
     }
-    own.iter().for_each(|(name, value)| set(name, (*value).to_owned()));
+    for (name, value) in own {
+        set(name, (*value).to_owned());
+    }
     Recipe {
         name: process.to_owned(),
         netns: netns.clone(),

@@ -130,10 +130,8 @@ impl Shown {
         let mut connection = (**known).clone();
         connection.state = said.state;
         connection.context.clone_from(&said.context);
-        let past = match known.state == said.state {
-            true => self.past.clone(),
-            false => self.past.changed(SystemTime::now()),
-        };
+        let past =
+            if known.state == said.state { self.past.clone() } else { self.past.changed(SystemTime::now()) };
         Some(Self { told: self.told.with(connection), error: None, by_next: false, past })
     }
 }

@@ -195,13 +195,13 @@ pub(super) mod tests {
         node::Heal,
     };
 
-    fn at(seconds: i64) -> Option<prost_types::Timestamp> {
-        Some(prost_types::Timestamp { seconds, nanos: 0 })
+    fn at(seconds: i64) -> prost_types::Timestamp {
+        prost_types::Timestamp { seconds, nanos: 0 }
     }
 
     fn segment(name: &str, metrics: &[(&str, &str)]) -> PathSegment {
         let metrics = metrics.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        let expires = at(1_700_000_600);
+        let expires = Some(at(1_700_000_600));
         PathSegment {
             name: name.into(),
             id: format!("id-{name}"),
@@ -242,8 +242,8 @@ pub(super) mod tests {
         };
         NodeConnection {
             connection: Some(connection),
-            since: at(1_700_000_000),
-            refreshed: at(1_700_000_050),
+            since: Some(at(1_700_000_000)),
+            refreshed: Some(at(1_700_000_050)),
             error: String::new(),
             last_heal: None,
             heals: 0,
@@ -252,7 +252,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_json_is_as_the_readme_says() {
-        let heal = Some(Heal { at: at(1_700_000_010), cause: "fwd-1 was killed".into() });
+        let heal = Some(Heal { at: Some(at(1_700_000_010)), cause: "fwd-1 was killed".into() });
         let told = NodeConnection { last_heal: heal, heals: 2, ..told("nsc-1", State::Up) };
         let listing = Listing::new(NodeConnections { nsmgr: "nsmgr-1".into(), connections: vec![told] });
         let json: serde_json::Value = serde_json::from_str(&listing.json()).unwrap();

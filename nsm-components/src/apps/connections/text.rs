@@ -1,6 +1,9 @@
 //! Times and amounts as people read them, and text of others as a terminal may have it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 /// A time in its two largest units: `8s`, `3m12s`, `2d4h`.
 pub(super) fn duration(time: Duration) -> String {
@@ -10,7 +13,8 @@ pub(super) fn duration(time: Duration) -> String {
     let (mut rest, mut text) = (seconds, String::new());
     for (name, unit) in &UNITS[first..(first + 2).min(UNITS.len())] {
         if rest >= *unit {
-            text.push_str(&format!("{}{name}", rest / unit));
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{}{name}", rest / unit);
         }
         rest %= unit;
     }

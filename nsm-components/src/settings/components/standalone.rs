@@ -189,7 +189,7 @@ mod tests {
         let unix = |path: &str| Target::Unix(path.into());
         assert_eq!(settings.nsmgr.listen_on, [unix(names::NSMGR_SOCKET)]);
         assert_eq!(settings.forwarder.connect_to, unix(names::NSMGR_SOCKET));
-        assert_eq!(settings.registry.listen_on, [settings.nsmgr.registry_url.clone()]);
+        assert_eq!(settings.registry.listen_on, std::slice::from_ref(&settings.nsmgr.registry_url));
         for common in [&settings.registry.common, &settings.nsmgr.common, &settings.forwarder.common] {
             assert_eq!(common.workload_api, settings.identity.listen_on);
         }
