@@ -57,8 +57,9 @@ demo: setup images ## From nothing to a ping through the mesh on two nodes; or o
 demo-down: e2e/cluster/bin/cluster ## Removes the cluster of `make demo`
 	e2e/cluster/bin/cluster down
 
-standalone-demo: ## The mesh on one host without Kubernetes
-	@echo "standalone-demo: there is no 'nsm standalone' yet; 'make demo' shows the mesh on Kubernetes" >&2; exit 1
+standalone-demo: setup ## The mesh on one host without Kubernetes, killed and started again beneath a ping
+	cargo build -p nsm-components --bin nsm $(CARGO_PROFILE)
+	@e2e/standalone-demo.sh
 
 test: setup ## All tiers of tests, or one: TIER=unit|netns|peers|controlplane|cluster|spire; spire only so
 	@e2e/test.sh

@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "nsm/registry.proto",
         "nsm/ipam.proto",
         "nsm/identity.proto",
+        "nsm/node.proto",
         "spiffe/workload.proto",
     ];
     let files = files.map(|file| root.join(file));

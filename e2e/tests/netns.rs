@@ -11,6 +11,8 @@
 mod churn;
 #[path = "netns/commands.rs"]
 mod commands;
+#[path = "netns/connections.rs"]
+mod connections;
 #[path = "netns/context.rs"]
 mod context;
 #[path = "netns/counts.rs"]
@@ -39,10 +41,10 @@ mod identity;
 mod large;
 #[path = "netns/mutations.rs"]
 mod mutations;
-#[path = "netns/paths.rs"]
-mod paths;
 #[path = "netns/openfiles.rs"]
 mod openfiles;
+#[path = "netns/paths.rs"]
+mod paths;
 #[path = "netns/player.rs"]
 mod player;
 #[path = "netns/policies.rs"]
@@ -57,6 +59,8 @@ mod rogue;
 mod selection;
 #[path = "netns/services.rs"]
 mod services;
+#[path = "netns/standalone.rs"]
+mod standalone;
 #[path = "netns/story.rs"]
 mod story;
 #[path = "netns/stranger.rs"]

@@ -27,6 +27,13 @@ struct Arguments {
     process: Process,
 }
 
+const CONNECTIONS_EXAMPLES: &str = "\
+Examples:
+  nsm connections                    what is there now
+  nsm connections -o wide --watch    all of it, and again with every change, until Ctrl-C
+  nsm connections -o json | jq -r '.connections[] | select(.state != \"UP\") | [.client, .error] | @tsv'
+                                     clients that are not connected, and why";
+
 #[derive(Subcommand)]
 enum Process {
     /// Keeps network services and endpoints, in memory.
@@ -42,6 +49,15 @@ enum Process {
     ///
     /// NSM_NAME, NSM_LISTEN_ON, NSM_CONNECT_TO, NSM_TUNNEL_IP, NSM_BASE_DIR, SPIFFE_ENDPOINT_SOCKET.
     Forwarder,
+    /// Registry, nsmgr, forwarder and identity in one process, for a host without Kubernetes. Needs
+    /// CAP_NET_ADMIN and CAP_SYS_ADMIN.
+    ///
+    /// NSM_BASE_DIR (/var/lib/networkservicemesh) is the folder of its sockets and files. Clients and
+    /// endpoints find it by default, with SPIFFE_ENDPOINT_SOCKET=unix://<folder>/agent.sock; in another folder
+    /// also with NSM_CONNECT_TO=unix://<folder>/nsm.io.sock. NSM_NAME (standalone), NSM_LISTEN_ON,
+    /// NSM_TRUST_DOMAIN (host.nsm), NSM_SVID_LIFETIME (1h), NSM_CA_LIFETIME (1 year), NSM_SPIFFE_ID_TEMPLATE,
+    /// NSM_EXCLUDED_PREFIXES_FILE, NSM_DIAL_TIMEOUT.
+    Standalone,
     /// Asks for network services and keeps the connections.
     ///
     /// NSM_NAME, NSM_CONNECT_TO, NSM_NETWORK_SERVICES (kernel://service/interface?label=value, …),
@@ -54,6 +70,23 @@ enum Process {
     /// NSM_IPAM_POLICY (polite), NSM_DNS_CONFIGS, NSM_PBR_CONFIG_PATH, NSM_IDLE_TIMEOUT (never),
     /// NSM_REGISTER_SERVICE (true), NSM_UNREGISTER_ITSELF (false), SPIFFE_ENDPOINT_SOCKET.
     Nse,
+    /// Shows the connections of this node: who is connected to what, by which interface and addresses, since
+    /// when, how much was sent, and what was healed last and why.
+    ///
+    /// It asks the node's nsmgr on its unix socket (NSM_CONNECT_TO, by default
+    /// unix:///var/lib/networkservicemesh/nsm.io.sock) with an identity from SPIFFE_ENDPOINT_SOCKET (by default
+    /// agent.sock beside that socket, or unix:///run/nsm/identity/agent.sock). The nsmgr tells all to processes of
+    /// the mesh alone: run it as the user that the mesh runs as, or in the nsmgr's pod:
+    ///
+    ///   kubectl -n nsm-system exec <nsmgr's pod> -- /nsm connections
+    ///
+    /// SENT and RECEIVED are the client's bytes as of its last refresh. TOKEN is how old the connection's token is,
+    /// and its life. SINCE begins anew with the nsmgr. LAST HEAL and ERROR are there when there is one to show.
+    ///
+    /// Exit codes: 0, also when there are no connections, which standard error tells; 1 when the nsmgr or the
+    /// identity cannot be had, with the socket that was asked; 2 for what cannot be asked.
+    #[command(after_help = CONNECTIONS_EXAMPLES)]
+    Connections(apps::connections::Options),
     /// Serves the SPIFFE Workload API, from which every process gets who it is.
     #[command(subcommand)]
     Identity(Identity),
@@ -149,6 +182,14 @@ async fn run(process: Process) -> ExitCode {
         Ok(stop) => stop,
         Err(error) => return fail(1, &error),
     };
+    if let Process::Connections(options) = process {
+        // What goes wrong is said in one line.
+        Log::start(&LogLevel::off());
+        return match settings::Connections::read(&ProcessEnvironment) {
+            Ok(settings) => end(apps::connections::run(options, settings, stop).await),
+            Err(errors) => fail(USAGE, &errors),
+        };
+    }
     let vars = Recorded::new(ProcessEnvironment);
     macro_rules! start {
         ($settings:ident, $run:path, $($level:ident).+) => {
@@ -167,6 +208,7 @@ async fn run(process: Process) -> ExitCode {
         Process::Registry => start!(Registry, apps::registry::run, common.log_level),
         Process::Nsmgr => start!(Nsmgr, apps::nsmgr::run, common.log_level),
         Process::Forwarder => start!(Forwarder, apps::forwarder::run, common.log_level),
+        Process::Standalone => start!(Standalone, apps::standalone::run, log_level),
         Process::Nsc => start!(Nsc, apps::nsc::run, common.log_level),
         Process::Nse => start!(Nse, apps::nse::run, endpoint.common.log_level),
         Process::Identity(Identity::Standalone) => {
@@ -188,7 +230,7 @@ async fn run(process: Process) -> ExitCode {
         Process::Identity(Identity::Authority) => {
             start!(IdentityAuthority, apps::identity::authority::run, log_level)
         }
-        Process::Health { .. } => ExitCode::SUCCESS,
+        Process::Health { .. } | Process::Connections(_) => ExitCode::SUCCESS,
     }
 }
 

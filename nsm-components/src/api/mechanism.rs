@@ -37,6 +37,11 @@ pub const CLIENT_INTERFACE: &str = "client_interface";
 /// Key of a path segment's metrics: the process's interface towards the client.
 pub const SERVER_INTERFACE: &str = "server_interface";
 
+/// Key of a forwarder's metrics: bytes that came from the client's side (upstream's name, protocol §6.10).
+pub const SERVER_RX_BYTES: &str = "server_rx_bytes";
+/// The same of those that went there.
+pub const SERVER_TX_BYTES: &str = "server_tx_bytes";
+
 /// `IFNAMSIZ` less the closing zero (linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 15;
 

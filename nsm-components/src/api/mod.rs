@@ -48,6 +48,9 @@ mod generated {
     pub mod identity {
         tonic::include_proto!("nsm.identity");
     }
+    pub mod node {
+        tonic::include_proto!("nsm.node");
+    }
     /// The SPIFFE Workload API has no package.
     pub mod workload {
         tonic::include_proto!("_");
@@ -55,7 +58,9 @@ mod generated {
 }
 
 #[cfg(feature = "mesh")]
-pub use generated::{connection, connectioncontext, identity, ipam, networkservice, registry, workload};
+pub use generated::{
+    connection, connectioncontext, identity, ipam, networkservice, node, registry, workload,
+};
 
 #[cfg(feature = "mesh")]
 pub use counter::Counter;

@@ -6,6 +6,19 @@ pub const NSMGR_SOCKET: &str = "/var/lib/networkservicemesh/nsm.io.sock";
 /// Folder of [`NSMGR_SOCKET`]; a host path on Kubernetes.
 pub const MESH_DIR: &str = "/var/lib/networkservicemesh";
 
+/// Names of sockets and folders of `nsm standalone` in its base folder, [`MESH_DIR`] by default: what
+/// clients and endpoints use, and below `PRIVATE` what the mesh alone does.
+pub mod standalone {
+    /// The nsmgr's socket, as in [`super::NSMGR_SOCKET`].
+    pub const NSMGR: &str = "nsm.io.sock";
+    /// The SPIFFE Workload API socket.
+    pub const IDENTITY: &str = "agent.sock";
+    /// Folder of the CA.
+    pub const CA: &str = "identity";
+    /// Folder that only the process's user may enter.
+    pub const PRIVATE: &str = "private";
+}
+
 /// File with the prefixes that no endpoint shall hand out, where upstream's helper writes it.
 pub const EXCLUDED_PREFIXES_FILE: &str = "/var/lib/networkservicemesh/config/excluded_prefixes.yaml";
 

@@ -6,7 +6,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 use tracing::info;
 
-use super::{Error, figures, mesh::Mesh};
+use super::{
+    Error, figures,
+    mesh::{Mesh, Vitals},
+};
 use crate::{
     api::{
         connection::monitor_connection_server::MonitorConnectionServer,
@@ -88,7 +91,16 @@ fn entry(settings: &Forwarder) -> NetworkServiceEndpoint {
 
 /// Serves until the stop. Links stand on without it.
 pub async fn run(settings: Forwarder, stop: CancellationToken) -> Result<(), Error> {
-    let mesh = Mesh::start(&settings.common, stop).await?;
+    run_with(settings, Vitals::new(), stop).await
+}
+
+/// The same in a process that looks after it.
+pub(super) async fn run_with(
+    settings: Forwarder,
+    vitals: Vitals,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let mesh = Mesh::start_with(&settings.common, vitals, stop).await?;
     let host =
         Netns::current().map_err(|source| Error::Kernel { what: "the network namespace", source })?.key();
     let kernel = Netlink::new().map_err(|source| Error::Kernel { what: "the network namespace", source })?;

@@ -13,7 +13,7 @@ use crate::{
     chain::{BootClock, Chain, Clock, Element, Policy, RegistryElement, Session, SessionCounts, Suspended},
     daemon::{Admission, Metrics, Readiness, Shown},
     elements::{Admit, Monitor, Outcomes, PeersByGrpc, PolicyError, health_service, registry},
-    settings::{Common, Target},
+    settings::{self, Common, Target},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
 };
 
@@ -70,6 +70,35 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The own Workload API cannot be served.
+    #[error(transparent)]
+    Identity(#[from] super::identity::Error),
+    /// A part of a process of several ended, and the others with it.
+    #[error("the {part} ended")]
+    Part {
+        /// Which one.
+        part: &'static str,
+        /// Why.
+        #[source]
+        source: Box<Self>,
+    },
+    /// A part ended that nobody had told to.
+    #[error("it ended by itself")]
+    EndedByItself,
+    /// The folder of a process of several parts.
+    #[error("cannot {doing} {}; NSM_BASE_DIR says where the folder is", .path.display())]
+    Folder {
+        /// What was tried.
+        doing: &'static str,
+        /// File or folder.
+        path: std::path::PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process has the folder.
+    #[error("another nsm standalone runs in {}: end that one first, or set NSM_BASE_DIR to another folder", .0.display())]
+    InUse(std::path::PathBuf),
     /// A health check said no.
     #[error("{target} is not healthy: {reason}")]
     Unhealthy {
@@ -83,8 +112,21 @@ pub enum Error {
 impl Error {
     /// Whether a setting is to blame.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Policies(_))
+        match self {
+            Self::Policies(_) => true,
+            Self::Part { source, .. } => source.is_usage(),
+            _ => false,
+        }
     }
+}
+
+/// What shows how a process does: its figures, and what it still lacks.
+#[derive(Clone, Debug)]
+pub(super) struct Vitals {
+    pub metrics: Metrics,
+    pub readiness: Readiness,
+    /// Cancelled when the services serve.
+    pub serving: CancellationToken,
 }
 
 /// A process with its identity.
@@ -115,14 +157,22 @@ pub(super) struct Mesh {
 impl Mesh {
     /// Waits for the first SVID; nothing works without one.
     pub(super) async fn start(common: &Common, stop: CancellationToken) -> Result<Self, Error> {
+        Self::start_with(common, Vitals::new(), stop).await
+    }
+
+    /// The same for one whose doing others look at as well.
+    pub(super) async fn start_with(
+        common: &Common,
+        vitals: Vitals,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
         let policies = UserPolicies::load(&common.policies)?;
         let source = Source::start(&common.workload_api);
-        let (metrics, readiness) = (Metrics::default(), Readiness::default());
+        let Vitals { metrics, readiness, serving } = vitals;
         figures::identity(&metrics, &readiness, &source, common);
         let stopping = stop.clone();
         readiness.require("stop", move || stopping.is_cancelled().then(|| "the process stops".to_owned()));
-        let serving = require_services(&readiness);
-        let shown = show(common, &metrics, &readiness)?;
+        let shown = show(&common.metrics, &metrics, &readiness)?;
         let svid = source.wait(IDENTITY_LIMIT, &stop).await?;
         info!(name = %common.name, spiffe_id = %svid.leaf.id, version = env!("CARGO_PKG_VERSION"), "starting");
         let suspended = outage::suspended(source.outage(), common.max_identity_outage);
@@ -222,24 +272,31 @@ impl Mesh {
     }
 }
 
-/// The process is not ready before its services serve, from its start on: until the token that this
-/// answers with is cancelled.
-fn require_services(readiness: &Readiness) -> CancellationToken {
-    let serving = CancellationToken::new();
-    let served = serving.clone();
-    readiness.require("services", move || {
-        (!served.is_cancelled()).then(|| "not registered, or not connected, yet".to_owned())
-    });
-    serving
+// === impl Vitals ===
+
+impl Vitals {
+    /// Those of a process that is not ready before its services serve, from its start on.
+    pub(super) fn new() -> Self {
+        let (readiness, serving) = (Readiness::default(), CancellationToken::new());
+        let served = serving.clone();
+        readiness.require("services", move || {
+            (!served.is_cancelled()).then(|| "not registered, or not connected, yet".to_owned())
+        });
+        Self { metrics: Metrics::default(), readiness, serving }
+    }
 }
 
 /// Shows figures where the settings say. That there can be no socket at the place that nobody chose, as
 /// for a client that is not root, is no reason not to work.
-fn show(common: &Common, metrics: &Metrics, readiness: &Readiness) -> Result<Option<Shown>, Error> {
-    let Some(target) = &common.metrics.target else { return Ok(None) };
+pub(super) fn show(
+    place: &settings::Shown,
+    metrics: &Metrics,
+    readiness: &Readiness,
+) -> Result<Option<Shown>, Error> {
+    let Some(target) = &place.target else { return Ok(None) };
     match Shown::start(target, metrics.clone(), readiness.clone()) {
         Ok(shown) => Ok(Some(shown)),
-        Err(error) if common.metrics.by_default => {
+        Err(error) if place.by_default => {
             warn!(%target, %error, "no metrics are shown; NSM_METRICS_LISTEN_ON says where");
             Ok(None)
         }
@@ -253,8 +310,7 @@ mod tests {
 
     #[test]
     fn a_process_lacks_its_services_from_the_start_until_they_serve() {
-        let readiness = Readiness::default();
-        let serving = require_services(&readiness);
+        let Vitals { readiness, serving, .. } = Vitals::new();
         assert_eq!(readiness.missing().iter().map(|(what, _)| *what).collect::<Vec<_>>(), ["services"]);
         serving.cancel();
         assert!(readiness.missing().is_empty());

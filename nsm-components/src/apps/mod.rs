@@ -1,5 +1,6 @@
 //! The processes of the mesh, each a short list of what it is made of.
 
+pub mod connections;
 mod endpoint;
 mod figures;
 pub mod forwarder;
@@ -12,5 +13,6 @@ pub mod nsmgr;
 mod outage;
 mod policies;
 pub mod registry;
+pub mod standalone;
 
 pub use self::{endpoint::Endpoint, mesh::Error};

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
 
-use super::{Error, figures, mesh::Mesh};
+use super::{
+    Error, figures,
+    mesh::{Mesh, Vitals},
+};
 use crate::{
     api::registry::{
         NetworkService, NetworkServiceEndpoint,
@@ -54,7 +57,16 @@ fn endpoints(
 
 /// Serves until the stop.
 pub async fn run(settings: Registry, stop: CancellationToken) -> Result<(), Error> {
-    let mesh = Mesh::start(&settings.common, stop).await?;
+    run_with(settings, Vitals::new(), stop).await
+}
+
+/// The same in a process that looks after it.
+pub(super) async fn run_with(
+    settings: Registry,
+    vitals: Vitals,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let mesh = Mesh::start_with(&settings.common, vitals, stop).await?;
     let proxy = settings
         .proxy_registry_url
         .clone()

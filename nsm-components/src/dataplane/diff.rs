@@ -6,6 +6,7 @@ use super::{
     observed::{Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner},
     operation::{At, Operation},
     policy::{self, MAIN, Policies},
+    traffic::Traffic,
 };
 
 /// Something that is not ours to change stands in the way.
@@ -189,6 +190,7 @@ fn newborn(end: &End) -> ObservedLink {
         addresses: Vec::new(),
         routes: Vec::new(),
         neighbours: Vec::new(),
+        traffic: Traffic::default(),
     }
 }
 

@@ -6,13 +6,14 @@ use nix::errno::Errno;
 use tokio::sync::Mutex;
 
 use super::{
-    desired::{Desired, Footprint, Link},
+    desired::{Desired, Footprint, Link, Role},
     diff::{Conflict, diff, removal},
     ids::{ConnectionId, NetnsKey},
     netns::{Namespaces, Netns},
     observed::{Observed, ObservedEnd, OwnedLink},
     operation::{At, Operation},
     port::{Depth, Failure, Kernel, KernelError},
+    traffic::{Traffic, counted},
 };
 
 /// What `ensure` had to do.
@@ -122,6 +123,15 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
     /// made is taken back. `netns` holds the namespaces whose descriptors came with the Request;
     /// others are searched.
     pub async fn ensure(&self, desired: &Desired, netns: &Namespaces) -> Result<Applied, Error> {
+        self.ensure_counted(desired, netns).await.map(|(applied, _)| applied)
+    }
+
+    /// The same, with what the links had counted before.
+    pub async fn ensure_counted(
+        &self,
+        desired: &Desired,
+        netns: &Namespaces,
+    ) -> Result<(Applied, Vec<(Role, Traffic)>), Error> {
         let _tables = if desired.has_policies { Some(self.tables.lock().await) } else { None };
         let mut attempt = 0;
         loop {
@@ -130,7 +140,12 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
             let observed = self.observe(&desired, netns).await?;
             let operations = diff(&desired, &observed, &*self.in_use)?;
             let applied = summary(&operations);
-            let Err(failure) = self.kernel.apply(operations, netns).await else { return Ok(applied) };
+            let Err(failure) = self.kernel.apply(operations, netns).await else {
+                let roles = desired.ends.iter().map(|end| end.role);
+                // What was replaced does not count.
+                let known = (applied != Applied::Created).then_some(&observed);
+                return Ok((applied, counted(roles, known)));
+            };
             self.roll_back(&failure, netns).await;
             if attempt >= TRIES || !is_race(&failure) {
                 return Err(refused(&desired, failure));

@@ -14,6 +14,7 @@ use super::{
     operation::{At, Operation},
     policy::{MAIN, Policies, Rule, tag},
     port::{Depth, Failure, Kernel, KernelError},
+    traffic::Traffic,
 };
 use crate::api::context::Hop;
 
@@ -86,6 +87,7 @@ impl Memory {
             addresses: Vec::new(),
             routes: Vec::new(),
             neighbours: Vec::new(),
+            traffic: Traffic::default(),
         };
         let link = MemoryLink {
             link,
@@ -285,6 +287,7 @@ impl State {
                 addresses: Vec::new(),
                 routes: Vec::new(),
                 neighbours: Vec::new(),
+                traffic: Traffic::default(),
             };
             let link = MemoryLink {
                 link,

@@ -33,6 +33,7 @@ mod operation;
 mod plan;
 mod policy;
 mod port;
+mod traffic;
 
 pub use desired::{Desired, End, Footprint, Link, Neighbour, Place, Role, VxlanLink};
 pub use diff::{Conflict, diff, removal};
@@ -47,3 +48,4 @@ pub use operation::{At, Operation};
 pub use plan::{PlanError, Side, plan};
 pub use policy::{MAIN, ObservedPolicy, Policies, Rule};
 pub use port::{Depth, Failure, Kernel, KernelError};
+pub use traffic::{Traffic, segment_metrics};

@@ -6,6 +6,7 @@ use super::{
     desired::{Neighbour, VxlanLink},
     ids::{ConnectionId, NetnsKey},
     policy::Policies,
+    traffic::Traffic,
 };
 use crate::api::{
     context::Hop,
@@ -75,6 +76,8 @@ pub struct ObservedLink {
     pub routes: Vec<Hop>,
     /// Permanent neighbours on this link.
     pub neighbours: Vec<Neighbour>,
+    /// What it has counted, where that was asked for.
+    pub traffic: Traffic,
 }
 
 /// Kind of a link.

@@ -21,6 +21,7 @@ mod mechanisms;
 mod mechanismtranslation;
 mod monitor;
 mod netsvcmonitor;
+mod nodestatus;
 mod onidle;
 mod opa;
 mod passthrough;
@@ -55,8 +56,9 @@ pub use self::{
     localforwarders::LocalEntries,
     mechanisms::Mechanisms,
     mechanismtranslation::MechanismTranslation,
-    monitor::{Monitor, MonitorEvent, PeerEvents, Peers, PeersByGrpc},
+    monitor::{Healed, Monitor, MonitorEvent, Past, PeerEvents, Peers, PeersByGrpc, Seen},
     netsvcmonitor::NetSvcMonitor,
+    nodestatus::NodeStatusService,
     onidle::OnIdle,
     opa::{Policies, PolicyError},
     passthrough::PassThrough,

@@ -4,18 +4,25 @@
 //! everybody. What the processes further along the path say of a connection is passed on.
 
 mod below;
+mod past;
 mod subscribers;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tonic::Status;
 
-use self::below::Below;
-pub use self::below::{PeerEvents, Peers, PeersByGrpc};
-use self::subscribers::{Subscribers, Told};
+use self::{
+    below::Below,
+    past::{Asked, Before, Closed},
+    subscribers::{Subscribers, Told},
+};
+pub use self::{
+    below::{PeerEvents, Peers, PeersByGrpc},
+    past::{Healed, Past},
+};
 use crate::{
     api::{
         Connection,
@@ -44,6 +51,7 @@ pub struct Monitor {
 #[derive(Debug, Default)]
 struct Known {
     connections: HashMap<String, Shown>,
+    closed: Closed,
     subscribers: Subscribers,
 }
 
@@ -55,6 +63,18 @@ struct Shown {
     error: Option<String>,
     /// Whether the next process said so: then it may take it back.
     by_next: bool,
+    past: Past,
+}
+
+/// A connection as this process knows it, for those who look after the node.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Without tokens.
+    pub connection: Connection,
+    /// Why it is not up, if it is not.
+    pub error: Option<String>,
+    /// What became of it.
+    pub past: Past,
 }
 
 /// The connection as others may see it.
@@ -69,8 +89,13 @@ fn without_tokens(connection: &Connection) -> Connection {
 // === impl Shown ===
 
 impl Shown {
-    fn new(connection: Connection) -> Self {
-        Self { told: Told::new(connection), error: None, by_next: false }
+    fn new(told: Told, past: Past) -> Self {
+        Self { told, error: None, by_next: false, past }
+    }
+
+    fn before(&self) -> Before<'_> {
+        let Self { told, error, past, .. } = self;
+        Before { connection: &told.connection, error: error.as_deref(), past }
     }
 
     fn is_down(&self) -> bool {
@@ -83,7 +108,8 @@ impl Shown {
             return None;
         }
         let connection = Connection { state: State::Down.into(), ..(*self.told.connection).clone() };
-        Some(Self { told: self.told.with(connection), error: Some(error.to_owned()), by_next })
+        let past = self.past.changed(SystemTime::now());
+        Some(Self { told: self.told.with(connection), error: Some(error.to_owned()), by_next, past })
     }
 
     /// The same after the next process spoke of it; nothing when that changes nothing.
@@ -105,7 +131,9 @@ impl Shown {
         let mut connection = (**known).clone();
         connection.state = said.state;
         connection.context.clone_from(&said.context);
-        Some(Self { told: self.told.with(connection), error: None, by_next: false })
+        let past =
+            if known.state == said.state { self.past.clone() } else { self.past.changed(SystemTime::now()) };
+        Some(Self { told: self.told.with(connection), error: None, by_next: false, past })
     }
 }
 
@@ -116,6 +144,26 @@ impl Known {
     fn of(&self, peer: &str) -> Vec<Arc<Connection>> {
         let all = self.connections.values().map(|shown| &shown.told);
         all.filter(|told| told.is_of(peer)).map(|told| told.connection.clone()).collect()
+    }
+
+    /// A Request was answered.
+    fn answered(&mut self, told: Told, asked: Asked) {
+        let (id, now) = (&told.connection.id, SystemTime::now());
+        let closed = self.closed.take(id, now);
+        let before = self.connections.get(id).map(Shown::before);
+        let past = Past::answered(before, closed, asked, &told.connection, now);
+        self.publish(ConnectionEventType::Update, Shown::new(told, past));
+    }
+
+    /// It is closed.
+    fn closed(&mut self, told: Told) {
+        let (id, now) = (&told.connection.id, SystemTime::now());
+        let known = self.connections.get(id);
+        let past = known.map_or_else(|| Past::new(now), |known| known.past.clone());
+        if let Some(known) = known {
+            self.closed.remember(id, &past, known.error.clone(), now);
+        }
+        self.publish(ConnectionEventType::Delete, Shown::new(told, past));
     }
 
     fn publish(&mut self, kind: ConnectionEventType, shown: Shown) {
@@ -185,6 +233,17 @@ impl Monitor {
         own.map(|segment| segment.id.clone()).collect()
     }
 
+    /// The same with what became of each.
+    pub fn seen(&self) -> Vec<Seen> {
+        let all: Vec<_> = self.state.lock().connections.values().cloned().collect();
+        let seen = |Shown { told, error, past, .. }: Shown| Seen {
+            connection: without_tokens(&told.connection),
+            error,
+            past,
+        };
+        all.into_iter().map(seen).collect()
+    }
+
     /// How many connections there are, and how many subscribers.
     pub fn size(&self) -> (usize, usize) {
         let state = self.state.lock();
@@ -217,15 +276,21 @@ impl Monitor {
         peer: Option<String>,
     ) -> std::result::Result<subscribers::Events, Status> {
         let mut state = self.state.lock();
-        let Known { connections, subscribers } = &mut *state;
+        let Known { connections, subscribers, .. } = &mut *state;
         subscribers.add(selector, peer, connections.values().map(|shown| &shown.told), &self.state)
     }
 
-    /// Publishes a connection that was just asked for or closed.
-    fn publish(&self, kind: ConnectionEventType, connection: Connection) {
+    /// Publishes a connection whose Request was just answered.
+    fn answered(&self, connection: Connection, asked: Asked) {
         // The tokens are read before the lock is taken.
-        let shown = Shown::new(connection);
-        self.state.lock().publish(kind, shown);
+        let told = Told::new(connection);
+        self.state.lock().answered(told, asked);
+    }
+
+    /// The same of one that is closed.
+    fn closed(&self, connection: Connection) {
+        let told = Told::new(connection);
+        self.state.lock().closed(told);
     }
 }
 
@@ -236,11 +301,10 @@ impl Element for Arc<Monitor> {
     }
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
-        let id = request.connection.id.clone();
+        let (id, asked) = (request.connection.id.clone(), Asked::new(&request.connection));
         match next.request(cx, request).await {
             Ok(reply) => {
-                let connection = reply.connection.clone();
-                self.publish(ConnectionEventType::Update, connection);
+                self.answered(reply.connection.clone(), asked);
                 if let Some(below) = &self.below {
                     let address = cx.memory.with(|memory| memory.next.as_ref().map(|next| next.0.clone()));
                     below.follow(self, &id, address);
@@ -258,7 +322,7 @@ impl Element for Arc<Monitor> {
         let connection = request.connection.clone();
         self.below.as_ref().inspect(|below| below.forget(&connection.id));
         let closed = next.close(cx, request).await;
-        self.publish(ConnectionEventType::Delete, connection);
+        self.closed(connection);
         closed
     }
 }

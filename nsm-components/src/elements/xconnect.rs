@@ -26,7 +26,7 @@ use crate::{
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
     dataplane::{
         self, Applied, ConnectionId, Dataplane, Entry, Footprint, Journal, Kernel, Namespaces, Netns,
-        NetnsKey, Removed, Side, VxlanLink, plan,
+        NetnsKey, Removed, Role, Side, Traffic, VxlanLink, plan, segment_metrics,
     },
 };
 
@@ -149,7 +149,7 @@ impl<K: Kernel> Xconnect<K> {
         connection: &Connection,
         downstream: Option<&Mechanism>,
         files: &Files,
-    ) -> Result<std::result::Result<Applied, dataplane::Error>> {
+    ) -> Result<std::result::Result<Vec<(Role, Traffic)>, dataplane::Error>> {
         let server = side(connection.mechanism.as_ref(), Half::Server)?;
         let client = side(downstream, Half::Client)?;
         let mut desired =
@@ -179,11 +179,11 @@ impl<K: Kernel> Xconnect<K> {
         {
             warn!(%error, "could not remove the links of the old places");
         }
-        let applied = self.dataplane.ensure(&desired, &namespaces).await;
-        if before_is_new(&applied) {
+        let done = self.dataplane.ensure_counted(&desired, &namespaces).await;
+        if let Ok((applied @ (Applied::Created | Applied::Changed(_)), _)) = &done {
             info!(connection.id = %desired.id, ?applied, "links are up");
         }
-        Ok(applied)
+        Ok(done.map(|(_, counted)| counted))
     }
 
     /// Interfaces are made only where both sides have shown that they are at home: a number alone is
@@ -266,8 +266,11 @@ impl<K: Kernel> Xconnect<K> {
     }
 }
 
-fn before_is_new(applied: &std::result::Result<Applied, dataplane::Error>) -> bool {
-    matches!(applied, Ok(Applied::Created | Applied::Changed(_)))
+/// Tells the others on the path what the links have counted (upstream's `metrics`).
+fn note_traffic(connection: &mut Connection, counted: &[(Role, Traffic)]) {
+    let Some(segment) = connection.segment_mut(0) else { return };
+    let noted = segment_metrics(counted).into_iter().map(|(name, value)| (name, value.to_string()));
+    segment.metrics.extend(noted);
 }
 
 #[async_trait]
@@ -282,10 +285,13 @@ impl<K: Kernel> Element for Xconnect<K> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let reply = next.request(cx, request.clone()).await?;
+            let mut reply = next.request(cx, request.clone()).await?;
             let downstream = cx.memory.with(|memory| memory.downstream.clone());
             let failed = match self.build(&reply.connection, downstream.as_ref(), &reply.files).await {
-                Ok(Ok(_)) => return Ok(reply),
+                Ok(Ok(counted)) => {
+                    note_traffic(&mut reply.connection, &counted);
+                    return Ok(reply);
+                }
                 Ok(Err(error @ dataplane::Error::VniTaken { .. })) => {
                     let drawn_by_peer = downstream.as_ref().is_some_and(Mechanism::is_vxlan);
                     let error = refused(&error);
@@ -320,7 +326,7 @@ impl<K: Kernel> Element for Xconnect<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::{Memory, Place, Role};
+    use crate::dataplane::{Memory, Place};
 
     fn footprint(netns: NetnsKey) -> Footprint {
         let id = ConnectionId::new("a").unwrap();

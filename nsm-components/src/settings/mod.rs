@@ -26,8 +26,8 @@ use ipnet::IpNet;
 
 pub use self::{
     components::{
-        Common, DnsServers, Endpoint, Forwarder, IdentityAgent, IdentityAuthority, IdentityStandalone,
-        IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Policies, Registry, Shown,
+        Common, Connections, DnsServers, Endpoint, Forwarder, IdentityAgent, IdentityAuthority,
+        IdentityStandalone, IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Policies, Registry, Shown, Standalone,
     },
     loglevel::LogLevel,
     recorded::Recorded,

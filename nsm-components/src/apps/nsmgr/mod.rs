@@ -8,11 +8,15 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
 
-use super::{Error, figures, mesh::Mesh};
+use super::{
+    Error, figures,
+    mesh::{Mesh, Vitals},
+};
 use crate::{
     api::{
         connection::monitor_connection_server::MonitorConnectionServer,
         networkservice::network_service_server::NetworkServiceServer,
+        node::node_status_server::NodeStatusServer,
         registry::{
             NetworkService, NetworkServiceEndpoint,
             network_service_endpoint_registry_server::NetworkServiceEndpointRegistryServer,
@@ -22,7 +26,7 @@ use crate::{
     chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
     elements::{
         Access, Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, ExcludedPrefixes,
-        Index, LocalEntries, Monitor, NetSvcMonitor, UpdatePath, UpdateToken, registry,
+        Index, LocalEntries, Monitor, NetSvcMonitor, NodeStatusService, UpdatePath, UpdateToken, registry,
     },
     settings::{Nsmgr, Target},
     transport::MAX_MESSAGE,
@@ -52,7 +56,8 @@ fn public_url(listen_on: &[Target]) -> String {
 
 fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries {
     let up =
-        registry::Connect::new(mesh.channels.clone(), settings.registry_url.clone().into(), mesh.token_life);
+        registry::Connect::new(mesh.channels.clone(), settings.registry_url.clone().into(), mesh.token_life)
+            .by_url();
     let bypass = registry::LocalBypass::new(
         &public_url(&settings.listen_on),
         &settings.forwarder_service,
@@ -121,7 +126,12 @@ fn chain(
 
 /// Serves until the stop. Connections stand on without it.
 pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> {
-    let mesh = Mesh::start(&settings.common, stop).await?;
+    run_with(settings, Vitals::new(), stop).await
+}
+
+/// The same in a process that looks after it.
+pub(super) async fn run_with(settings: Nsmgr, vitals: Vitals, stop: CancellationToken) -> Result<(), Error> {
+    let mesh = Mesh::start_with(&settings.common, vitals, stop).await?;
     let (monitor, local) = (Arc::new(mesh.monitor(&settings.common.name)), LocalEntries::default());
     figures::monitor(&mesh.metrics, &monitor);
     let registries = registries(&mesh, &settings, &local);
@@ -147,6 +157,12 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
         }
         None => None,
     };
+    let status = NodeStatusService {
+        name: settings.common.name.clone(),
+        monitor: monitor.clone(),
+        trust: mesh.trust.clone(),
+        stop: mesh.stop.clone(),
+    };
     let connections = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone())
         .with(mesh.policies.monitor.clone());
     let registry = registry::RegistryService::new(
@@ -170,6 +186,7 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
                 NetworkServiceEndpointRegistryServer::new(registry.clone())
                     .max_decoding_message_size(MAX_MESSAGE),
             )
+            .add_service(NodeStatusServer::new(status.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(mesh.health(SERVICES, std::future::ready(())))
     };
     mesh.serve(Mesh::bind(&settings.listen_on)?, router).await

@@ -22,6 +22,7 @@ use crate::{
         desired::{Neighbour, VxlanLink},
         ids::NetnsKey,
         observed::{ObservedKind, OwnedLink, Owner},
+        traffic::Traffic,
     },
 };
 
@@ -65,6 +66,22 @@ pub(super) fn carries(link: &LinkMessage) -> bool {
     link.attributes
         .iter()
         .any(|attribute| matches!(attribute, LinkAttribute::OperState(State::Up | State::Unknown)))
+}
+
+/// What it has counted; nothing where that was not asked for.
+pub(super) fn traffic(link: &LinkMessage) -> Traffic {
+    let counted = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(counted) => Some(*counted),
+        _ => None,
+    });
+    let counted = counted.unwrap_or_default();
+    Traffic {
+        rx_packets: counted.rx_packets,
+        tx_packets: counted.tx_packets,
+        rx_bytes: counted.rx_bytes,
+        tx_bytes: counted.tx_bytes,
+        drops: counted.rx_dropped.saturating_add(counted.tx_dropped),
+    }
 }
 
 pub(super) fn owner(link: &LinkMessage) -> Owner {

@@ -18,7 +18,7 @@ use super::{
     message::ROUTE_PROTOCOL,
     parse::{
         address, as_address, as_link, carries, has_altname, hop, ipv6_disabled, kind, mac, mtu, name,
-        neighbour, nsid, owned, owner,
+        neighbour, nsid, owned, owner, traffic,
     },
     session::Session,
 };
@@ -96,10 +96,19 @@ impl Session {
             return Ok(found.map_or(ObservedEnd::Unreachable, ObservedEnd::Distant));
         }
         let is_own = |link: &LinkMessage| owner(link) == Owner::Connection(id.clone());
-        let by_tag = self.link(place.netns, altname_attribute(altname(id, place.role)))?.filter(is_own);
+        let mut tag = vec![altname_attribute(altname(id, place.role))];
+        // Counting costs the kernel a look at every processor.
+        if depth == Depth::Links {
+            tag.push(no_statistics());
+        }
+        let by_tag = self.link(place.netns, tag)?.filter(is_own);
         let settled = by_tag.as_ref().is_some_and(|link| name(link) == Some(&place.name));
-        let by_name =
-            if settled { None } else { self.link(place.netns, LinkAttribute::IfName(place.name.clone()))? };
+        let by_name = if settled {
+            None
+        } else {
+            let by = vec![LinkAttribute::IfName(place.name.clone()), no_statistics()];
+            self.link(place.netns, by)?
+        };
         let (own, occupant) = match (by_tag, by_name) {
             (None, Some(link)) if is_own(&link) => (Some(link), None),
             (own, occupant) => (own, occupant),
@@ -139,9 +148,9 @@ impl Session {
         Ok(None)
     }
 
-    fn link(&mut self, netns: NetnsKey, by: LinkAttribute) -> Result<Option<LinkMessage>, KernelError> {
+    fn link(&mut self, netns: NetnsKey, by: Vec<LinkAttribute>) -> Result<Option<LinkMessage>, KernelError> {
         let mut asked = LinkMessage::default();
-        asked.attributes = vec![by, no_statistics()];
+        asked.attributes = by;
         match self.get(netns, RouteNetlinkMessage::GetLink(asked))? {
             Some(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
             _ => Ok(None),
@@ -178,6 +187,7 @@ impl Session {
             addresses,
             routes,
             neighbours,
+            traffic: traffic(link),
         }))
     }
 

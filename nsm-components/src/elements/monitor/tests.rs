@@ -76,6 +76,9 @@ async fn a_connection_that_cannot_be_refreshed_is_told_to_be_down_once_and_with_
     let [(connection, error)] = &monitor.connections()[..] else { panic!("one connection is known") };
     assert_eq!((connection.state(), error.as_deref()), (State::Down, Some("told to fail")));
     chain.start().request(&cx, request("a")).await.unwrap();
+    let [seen] = &monitor.seen()[..] else { panic!("one connection is known") };
+    let healed = seen.past.last_heal.as_ref().map(|healed| healed.cause.as_str());
+    assert_eq!((seen.past.heals, healed, &seen.error), (1, Some("told to fail"), &None));
     let states = [events.next().await.unwrap(), events.next().await.unwrap()]
         .map(|(_, all)| all[0].connection.state());
     assert_eq!(states, [State::Down, State::Up]);
@@ -121,7 +124,7 @@ async fn a_stream_that_was_cut_off_counts_until_its_reader_is_gone() {
     let stuck = monitor.subscribe(MonitorScopeSelector::default(), "spiffe://d/a").unwrap();
     let told = request_of("a", "spiffe://d/a", "spiffe://d/b");
     for _ in 0..=QUEUE {
-        monitor.publish(ConnectionEventType::Update, told.clone());
+        monitor.answered(told.clone(), Asked::default());
     }
     assert_eq!(monitor.state.lock().subscribers.len(), (0, 1));
     drop(stuck);
@@ -141,7 +144,7 @@ fn request_of(id: &str, by: &str, to: &str) -> Connection {
 #[tokio::test]
 async fn those_on_the_path_see_a_connection_without_its_tokens_and_share_one_copy() {
     let (monitor, ..) = monitored();
-    monitor.publish(ConnectionEventType::Update, request_of("a", "spiffe://d/a", "spiffe://d/b"));
+    monitor.answered(request_of("a", "spiffe://d/a", "spiffe://d/b"), Asked::default());
     for (peer, seen) in [("spiffe://d/a", 1), ("spiffe://d/b", 1), ("spiffe://d/c", 0)] {
         let mut events = Box::pin(monitor.subscribe(MonitorScopeSelector::default(), peer).unwrap());
         let first = events.next().await.unwrap().unwrap();
@@ -165,14 +168,14 @@ fn what_is_closed_while_it_is_said_to_be_down_stays_closed() {
     let connection = request("a").connection;
     let together = std::sync::Barrier::new(2);
     for _ in 0..5000 {
-        monitor.publish(ConnectionEventType::Update, connection.clone());
+        monitor.answered(connection.clone(), Asked::default());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 together.wait();
                 monitor.down("a", "gone", true);
             });
             together.wait();
-            monitor.publish(ConnectionEventType::Delete, connection.clone());
+            monitor.closed(connection.clone());
         });
         assert!(monitor.connections().is_empty());
     }

@@ -35,12 +35,21 @@ pub struct Connect {
     address: Address,
     token_life: Duration,
     lanes: Lanes,
+    /// Whether sockets go as their URLs, even where they could be passed.
+    by_url: bool,
 }
 
 impl Connect {
     /// Calls the registry at `address`; tokens live at most `token_life`.
     pub fn new(channels: Channels, address: Address, token_life: Duration) -> Self {
-        Self { channels, address, token_life, lanes: Lanes::default() }
+        Self { channels, address, token_life, lanes: Lanes::default(), by_url: false }
+    }
+
+    /// The same for a registry that keeps what endpoints are called by others, and calls nobody itself: an
+    /// nsmgr is known there by the URL that it shall be known by, also when both are on one host.
+    #[must_use]
+    pub fn by_url(self) -> Self {
+        Self { by_url: true, ..self }
     }
 
     async fn channel(&self, lane: usize) -> Result<Channel> {
@@ -65,9 +74,9 @@ impl Connect {
     }
 
     /// The entry as it goes out: a socket of this process's own by descriptor.
-    fn outgoing<T: Wire>(channel: &Channel, entry: &T, files: &Files) -> Result<T> {
+    fn outgoing<T: Wire>(&self, channel: &Channel, entry: &T, files: &Files) -> Result<T> {
         let mut entry = entry.clone();
-        if !channel.is_local() {
+        if !channel.is_local() || self.by_url {
             return Ok(entry);
         }
         if let Some(path) = entry.url().strip_prefix("unix://").map(str::to_owned) {
@@ -128,7 +137,7 @@ impl<T: Wire> RegistryElement<T> for Connect {
         let mut tries = 0;
         let (channel, answer) = loop {
             let channel = self.channel(0).await?;
-            let call = self.prepare(&channel, Self::outgoing(&channel, &entry, &cx.files)?, Some(&path))?;
+            let call = self.prepare(&channel, self.outgoing(&channel, &entry, &cx.files)?, Some(&path))?;
             match self.limited(cx, &channel, T::call_register(&channel, call)).await {
                 Err(status) if is_broken(&status) && tries == 0 && Instant::now() < cx.deadline => {
                     debug!(address = %self.address, %status, "the connection broke: asking again");
@@ -149,7 +158,7 @@ impl<T: Wire> RegistryElement<T> for Connect {
     async fn unregister(&self, cx: &RegistryCx, entry: T, next: RegistryNext<'_, T>) -> Result<()> {
         let path = cx.path.lock().clone();
         let channel = self.channel(0).await?;
-        let call = self.prepare(&channel, Self::outgoing(&channel, &entry, &cx.files)?, Some(&path))?;
+        let call = self.prepare(&channel, self.outgoing(&channel, &entry, &cx.files)?, Some(&path))?;
         let answer = self.limited(cx, &channel, T::call_unregister(&channel, call)).await;
         follow(cx, &answer.map_err(|status| failure(&status, &self.address))?);
         next.unregister(cx, entry).await

@@ -1,5 +1,6 @@
 //! One struct per process.
 
+mod connections;
 mod endpoint;
 mod forwarder;
 mod identity;
@@ -8,10 +9,12 @@ mod nse;
 mod nsmgr;
 mod policies;
 mod registry;
+mod standalone;
 
 use std::{collections::BTreeMap, time::Duration};
 
 pub use self::{
+    connections::Connections,
     endpoint::Endpoint,
     forwarder::Forwarder,
     identity::{IdentityAgent, IdentityAuthority, IdentityStandalone},
@@ -20,6 +23,7 @@ pub use self::{
     nsmgr::Nsmgr,
     policies::Policies,
     registry::Registry,
+    standalone::Standalone,
 };
 use super::{LogLevel, Reader, Target, vars};
 

@@ -1,0 +1,151 @@
+//! What the monitor knows of all connections, for those who look after the node.
+//!
+//! The monitor shows a caller its own connections alone. Here the mesh's own processes see all, and whoever
+//! has such an identity: the administrator of a host, or of a mesh's pod. Tokens stay here either way.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request as Call, Response, Status};
+
+use super::{
+    grpc::accepted,
+    monitor::{Monitor, Seen},
+};
+use crate::{
+    api::{
+        node::{
+            Heal, NodeConnection, NodeConnections, WatchConnectionsRequest, node_status_server::NodeStatus,
+        },
+        trust::Trust,
+    },
+    transport::Accepted,
+};
+
+/// Changes of this time are told together.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct NodeStatusService {
+    /// The process's name in paths.
+    pub name: String,
+    /// What is told.
+    pub monitor: Arc<Monitor>,
+    /// Who is.
+    pub trust: Trust,
+    /// Streams end with it, or they would hold it up.
+    pub stop: CancellationToken,
+}
+
+type Told = Pin<Box<dyn Stream<Item = Result<NodeConnections, Status>> + Send>>;
+
+// === impl NodeStatusService ===
+
+impl NodeStatusService {
+    fn admit(&self, accepted: &Accepted) -> Result<(), Status> {
+        let id = &accepted.session.peer.id;
+        if !accepted.local {
+            return Err(Status::permission_denied("only who is on this host may ask for its connections"));
+        }
+        if !self.trust.trusts(id) {
+            let message = format!(
+                "{id} is no process of the mesh and may not see all connections: ask as the user that the mesh \
+                 runs as, or in one of its pods"
+            );
+            return Err(Status::permission_denied(message));
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> NodeConnections {
+        let mut connections: Vec<_> = self.monitor.seen().into_iter().map(told).collect();
+        let id = |told: &NodeConnection| told.connection.as_ref().map(|connection| connection.id.clone());
+        connections.sort_by_cached_key(id);
+        NodeConnections { nsmgr: self.name.clone(), connections }
+    }
+
+    /// Everything now, and again whenever it has become something else.
+    fn follow(self) -> impl Stream<Item = NodeConnections> + Send {
+        let changes = Box::pin(self.monitor.watch());
+        futures::stream::unfold((self, changes, None), |(status, mut changes, told)| async move {
+            let mut now = status.now();
+            while told.as_ref() == Some(&now) {
+                if changes.next().await.is_none() {
+                    // It was too slow and cut off; what it missed is in what comes next.
+                    changes = Box::pin(status.monitor.watch());
+                }
+                let _ = timeout(GATHER, async { while changes.next().await.is_some() {} }).await;
+                now = status.now();
+            }
+            Some((now.clone(), (status, changes, Some(now))))
+        })
+    }
+}
+
+fn told(seen: Seen) -> NodeConnection {
+    let Seen { connection, error, past } = seen;
+    let heal = past.last_heal.map(|healed| Heal { at: Some(healed.at.into()), cause: healed.cause });
+    NodeConnection {
+        connection: Some(connection),
+        since: Some(past.since.into()),
+        refreshed: Some(past.refreshed.into()),
+        error: error.unwrap_or_default(),
+        last_heal: heal,
+        heals: past.heals,
+    }
+}
+
+#[tonic::async_trait]
+impl NodeStatus for NodeStatusService {
+    type WatchConnectionsStream = Told;
+
+    async fn watch_connections(&self, call: Call<WatchConnectionsRequest>) -> Result<Response<Told>, Status> {
+        self.admit(&accepted(&call)?)?;
+        let stop = self.stop.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(self.clone().follow().map(Ok).take_until(stop))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{Connection, Path, PathSegment},
+        chain::{Chain, Cx, Element, Request},
+    };
+
+    fn request(id: &str) -> Request {
+        let segment = PathSegment { id: id.into(), token: "secret".into(), ..PathSegment::default() };
+        let path = Some(Path { index: 0, path_segments: vec![segment] });
+        let connection = Connection { id: id.into(), path, ..Connection::default() };
+        Request { connection, ..Request::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_connections_are_told_without_tokens_first_as_they_are_and_then_after_changes_together() {
+        let monitor: Arc<Monitor> = Arc::default();
+        let chain = Chain::new([Arc::new(monitor.clone()) as Arc<dyn Element>]);
+        let cx = Cx::within(Duration::from_mins(1));
+        let service = NodeStatusService {
+            name: "nsmgr".into(),
+            monitor,
+            trust: Trust::Everybody,
+            stop: CancellationToken::new(),
+        };
+        let mut told = Box::pin(service.follow());
+        let ids = |told: NodeConnections| -> Vec<String> {
+            assert!(!format!("{told:?}").contains("secret"), "{told:?}");
+            told.connections.into_iter().map(|one| one.connection.unwrap_or_default().id).collect()
+        };
+        assert_eq!(told.next().await.map(ids), Some(Vec::new()));
+        chain.start().request(&cx, request("b")).await.unwrap();
+        chain.start().request(&cx, request("a")).await.unwrap();
+        assert_eq!(told.next().await.map(ids), Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert!(timeout(Duration::from_hours(1), told.next()).await.is_err(), "nothing has changed");
+        chain.start().close(&cx, request("a")).await.unwrap();
+        assert_eq!(told.next().await.map(ids), Some(vec!["b".to_owned()]));
+    }
+}
