@@ -5,7 +5,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,6 +31,7 @@ pub struct Channel {
     ended: CancellationToken,
     local: bool,
     lane: usize,
+    number: u64,
     /// Counts who holds this channel.
     held: Arc<()>,
 }
@@ -47,6 +51,7 @@ struct Inner {
     source: Source,
     dial_timeout: Duration,
     open: Mutex<Open>,
+    dialled: AtomicU64,
 }
 
 type Slots = BTreeMap<String, Arc<tokio::sync::Mutex<Slot>>>;
@@ -135,7 +140,7 @@ fn slot_key(address: &Address, lane: usize) -> String {
 impl Channels {
     /// No channel yet; each dial may take `dial_timeout`.
     pub fn new(source: Source, dial_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { source, dial_timeout, open: Mutex::default() }))
+        Self(Arc::new(Inner { source, dial_timeout, open: Mutex::default(), dialled: AtomicU64::new(0) }))
     }
 
     /// The channel to `address`, dialled at the first use, when its connection has ended, and, the
@@ -172,6 +177,13 @@ impl Channels {
         slot.failed = dialled.is_err().then(Instant::now);
         slot.channel = dialled.as_ref().ok().cloned();
         dialled
+    }
+
+    /// Which channel to `address` stands now: while the number is the same, so is the process.
+    pub fn standing(&self, address: &Address) -> Option<u64> {
+        let slot = self.0.open.lock().slots.get(&slot_key(address, 0))?.clone();
+        let slot = slot.try_lock().ok()?;
+        slot.channel.as_ref().filter(|channel| !channel.ended.is_cancelled()).map(|channel| channel.number)
     }
 
     /// Forgets the channel to `address`, whichever it is now. One that is being dialled stays.
@@ -240,7 +252,9 @@ impl Channels {
             })?
             .map_err(|source| Error::Dial { address: address.to_string(), source: source.into() })?;
         let grpc = Calls::new(grpc, self.counts().clone());
-        Ok(Channel { grpc, files, session, ended, local: address.is_local(), lane, held: Arc::default() })
+        let number = self.0.dialled.fetch_add(1, Ordering::Relaxed);
+        let local = address.is_local();
+        Ok(Channel { grpc, files, session, ended, local, lane, number, held: Arc::default() })
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! A stream that ends is opened again. When that cannot be done, the process is gone and all its
 //! connections are down, even those that it had no time to show; when it can, those that the process
-//! knew before and does not know now are.
+//! knew before and does not know now are, and those that its predecessor had no time to show.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -56,6 +56,9 @@ pub trait Peers: Send + Sync + 'static {
     /// takes part in. [`Kind::Unavailable`] is a process out of reach; any other failure is one that
     /// shows nothing.
     async fn open(&self, address: &Address, name: &str) -> Result<PeerEvents>;
+
+    /// What changes when the process at `address` is another; nothing while there is no way to it.
+    fn standing(&self, address: &Address) -> Option<u64>;
 }
 
 /// The monitors of other processes, as they are in real life.
@@ -96,6 +99,8 @@ struct Peer {
 struct Through {
     /// When a Request of it was answered.
     since: Instant,
+    /// Who answered it, as [`Peers::standing`] tells.
+    by: Option<u64>,
     /// Whether the stream has shown it.
     shown: bool,
 }
@@ -107,6 +112,10 @@ impl Peers for PeersByGrpc {
     async fn open(&self, address: &Address, name: &str) -> Result<PeerEvents> {
         let own = PathSegment { name: name.to_owned(), ..PathSegment::default() };
         Ok(Box::pin(watch(&self.channels, address, self.token_life, own).await?))
+    }
+
+    fn standing(&self, address: &Address) -> Option<u64> {
+        self.channels.standing(address)
     }
 }
 
@@ -127,7 +136,7 @@ impl Below {
     /// The connection goes on to the process at `address` from now on.
     pub(super) fn follow(&self, monitor: &Arc<Monitor>, id: &str, address: Option<Address>) {
         let Some(address) = address else { return self.forget(id) };
-        let key = address.to_string();
+        let (key, by) = (address.to_string(), self.0.source.standing(&address));
         let mut followed = self.0.peers.lock();
         if followed.of.get(id) == Some(&key) {
             return;
@@ -141,7 +150,7 @@ impl Below {
             Peer { connections: BTreeMap::new(), early: BTreeSet::new(), _task: task }
         });
         let shown = peer.early.remove(id);
-        peer.connections.insert(id.to_owned(), Through { since: Instant::now(), shown });
+        peer.connections.insert(id.to_owned(), Through { since: Instant::now(), by, shown });
     }
 
     /// The connection is closed.
@@ -182,7 +191,7 @@ impl Watch {
             let Some(opened) = self.open().await else { return };
             match opened {
                 Ok(events) => {
-                    self.take(events, lost.is_some()).await;
+                    self.take(events).await;
                     (pause, lost) = (RETRY.0, Some(Instant::now()));
                     // A process that ends every stream at once gets no busy loop.
                     tokio::time::sleep(RETRY.0).await;
@@ -208,8 +217,9 @@ impl Watch {
         Some(shared.source.open(&self.address, &shared.name).await)
     }
 
-    /// Until the stream ends. The first event of one that was opened again says what is still there.
-    async fn take(&self, mut events: PeerEvents, again: bool) {
+    /// Until the stream ends. Its first event says what is there: a connection that is not, though
+    /// the process showed it before or another one answered its Request, is lost.
+    async fn take(&self, mut events: PeerEvents) {
         while let Some(Ok(event)) = events.next().await {
             let first = event.r#type() == ConnectionEventType::InitialStateTransfer;
             let gone = event.r#type() == ConnectionEventType::Delete;
@@ -224,8 +234,11 @@ impl Watch {
                 }
                 shown.push(id);
             }
-            if first && again {
-                let unknown = |id: &String, through: &Through| through.shown && !shown.contains(id);
+            if first {
+                let by = self.shared.upgrade().and_then(|shared| shared.source.standing(&self.address));
+                let unknown = |id: &String, through: &Through| {
+                    !shown.contains(id) && (through.shown || by.is_none() || through.by != by)
+                };
                 self.down(unknown, "the next process does not know the connection any more");
             }
             if !gone {

@@ -19,6 +19,8 @@ struct Fake(Arc<Mutex<FakeState>>);
 struct FakeState {
     opened: HashMap<String, Vec<Sent>>,
     refusal: Option<Kind>,
+    /// How often processes died.
+    died: u64,
 }
 
 #[async_trait]
@@ -31,6 +33,11 @@ impl Peers for Fake {
         let (sender, receiver) = mpsc::channel(16);
         state.opened.entry(address.to_string()).or_default().push(sender);
         Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+
+    fn standing(&self, _: &Address) -> Option<u64> {
+        let state = self.0.lock();
+        state.refusal.is_none().then_some(state.died)
     }
 }
 
@@ -105,11 +112,16 @@ impl Stage {
         settle().await;
     }
 
+    /// All streams end, and the process goes on.
+    fn cuts(&self) {
+        self.fake.0.lock().opened.clear();
+    }
+
     /// The next process dies, and all its streams with it.
     fn dies(&self, refusal: Option<Kind>) {
         let mut state = self.fake.0.lock();
         state.opened.clear();
-        state.refusal = refusal;
+        (state.refusal, state.died) = (refusal, state.died + 1);
     }
 
     fn state(&self, id: &str) -> State {
@@ -239,9 +251,22 @@ async fn a_process_that_shows_nothing_takes_nothing_down() {
     // Nor does one that may be watched and hides this connection.
     stage.fake.0.lock().refusal = None;
     tokio::time::sleep(HIDDEN).await;
-    stage.says("a:1", FIRST, vec![]).await;
-    stage.dies(None);
+    stage.request("y", "a:1").await;
+    stage.says("a:1", FIRST, vec![connection("x", "", 2)]).await;
+    stage.cuts();
     tokio::time::sleep(RETRY.0 * 2).await;
+    stage.says("a:1", FIRST, vec![connection("x", "", 2)]).await;
+    assert_eq!((stage.state("x"), stage.state("y")), (State::Up, State::Up));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_started_anew_before_it_could_show_a_connection_takes_it_down_too() {
+    let stage = Stage::new();
+    stage.request("x", "a:1").await;
+    stage.dies(None);
+    stage.request("y", "a:1").await;
+    tokio::time::sleep(RETRY.0 * 2).await;
+    // One that was answered while the first event was on its way is not in it.
     stage.says("a:1", FIRST, vec![]).await;
-    assert_eq!(stage.state("x"), State::Up);
+    assert_eq!((stage.state("x"), stage.state("y")), (State::Down, State::Up));
 }
