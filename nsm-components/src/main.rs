@@ -4,6 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use nsm_components::{
+    api::{names, with_causes},
     apps,
     daemon::{self, Log},
     settings::{self, LogLevel, ProcessEnvironment, Recorded, Target, Vars, vars},
@@ -141,14 +142,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(code: u8, error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    eprintln!("nsm: {text}");
+    eprintln!("nsm: {}", with_causes(error));
     ExitCode::from(code)
 }
 
@@ -255,11 +249,11 @@ async fn health(target: Option<&str>, limit: Duration) -> Result<(), apps::Error
     let socket: Target = socket.parse().map_err(|_| unknown("SPIFFE_ENDPOINT_SOCKET is not set to a URL"))?;
     let listen_on = ProcessEnvironment.get(vars::NSM_LISTEN_ON);
     let by_default = match target {
-        Some("nsc") => Some("unix:///tmp/nsc.sock"),
-        Some("nse") => Some("unix:///tmp/nse.sock"),
-        Some("forwarder") => Some("unix:///var/lib/nsm-forwarder/forwarder.sock"),
-        Some("nsmgr") => Some("unix:///var/lib/networkservicemesh/nsm.io.sock"),
-        Some("registry") => Some("tcp://:5002"),
+        Some("nsc") => Some(names::NSC_LISTEN_ON),
+        Some("nse") => Some(names::NSE_LISTEN_ON),
+        Some("forwarder") => Some(names::FORWARDER_LISTEN_ON),
+        Some("nsmgr") => Some(names::NSMGR_LISTEN_ON),
+        Some("registry") => Some(names::REGISTRY_LISTEN_ON),
         _ => None,
     };
     let url = match (target, by_default) {

@@ -26,6 +26,7 @@ use nsm_e2e::{
 use tonic::Code;
 
 use crate::{
+    refusals::beside_an_endpoint,
     story::{LIFE, Story, assert_whole},
     stranger::{LIMIT, Stranger},
 };
@@ -186,12 +187,8 @@ async fn a_node_that_vanishes_ends_calls_in_time_and_is_reached_again_when_it_is
     if !may_run() {
         return;
     }
-    let mut mesh = Mesh::start(LIFE).unwrap();
-    mesh.endpoint(2, "finance", &[]).unwrap();
-    let pod = mesh.empty_pod(1).unwrap();
-    let pod = mesh.pod_of(pod).unwrap();
-    let stranger = Stranger::of(&mesh);
-    let channel = stranger.channel(&mesh.nsmgr_socket(1)).await;
+    let (mesh, pod, stranger, channel) = beside_an_endpoint().await;
+    let pod = &pod;
     let asked = async || stranger.ask(&channel, pod, Some(&channel.token(LIFE).unwrap())).await;
     let reached = async |what: &str| {
         let began = Instant::now();

@@ -51,7 +51,7 @@ const LIMITS: (Duration, Duration) = (Duration::from_millis(300), Duration::from
 
 /// Channels that invented services may need, of an nsmgr and of its forwarder: each service has two watches
 /// while it is in the index, 512 are on a channel, and one that nobody uses is kept for 10 minutes.
-const LANES: i64 = 2 * (CASES.0 as i64 * 2 / 512 + 1);
+const LANES: usize = 2 * (CASES.0 * 2 / 512 + 1);
 
 /// Files by which a process may keep one endpoint's socket: of a registration and of its refresh, in two tables.
 const PASSED_ON: usize = 4;
@@ -367,7 +367,7 @@ async fn send(channel: Channel, case: Case, own: &Token) -> Outcome {
     let answer = match tokio::time::timeout(case.gives_up.unwrap_or(LIMITS.1), answer).await {
         Ok(answer) => answer,
         Err(_) if case.gives_up.is_some() => return Outcome::GivenUp,
-        Err(_) => panic!("{} was not answered", case.method),
+        Err(late) => panic!("{} was not answered: {late}", case.method),
     };
     let broken = answer.as_ref().err().filter(|status| status.message().contains("transport"));
     assert!(broken.is_none(), "{}: {broken:?}", case.method);

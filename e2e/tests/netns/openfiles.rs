@@ -1,6 +1,9 @@
 //! The open files of processes, but for the connections that they have with one another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use nsm_e2e::{
     figures::figures,
@@ -16,9 +19,9 @@ pub(crate) struct OpenFiles {
     /// Sockets of registered endpoints that each process keeps to pass on: path, and by how many files.
     pub(crate) passed_on: BTreeMap<(String, String), usize>,
     /// Connections of them with one another that are no channel: those of a process with itself.
-    pub(crate) others: i64,
+    pub(crate) others: usize,
     /// Channels that they say they have.
-    pub(crate) channels: i64,
+    pub(crate) channels: usize,
 }
 
 /// How many files of one kind there are, as far as it tells something.
@@ -31,6 +34,10 @@ fn counted(files: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
     // The library for cryptography opens it when it first wants to, and for good.
     kinds.remove("/dev/urandom");
     kinds
+}
+
+fn is_socket(file: &str) -> bool {
+    Path::new(file).extension().is_some_and(|extension| extension == "sock")
 }
 
 /// What `/proc` says of the open files of a process.
@@ -77,16 +84,16 @@ impl OpenFiles {
         let (mut own, mut passed_on) = (BTreeMap::new(), BTreeMap::new());
         for (who, files) in &files {
             let kinds = counted(files.iter().filter(|file| !is_inside(file)).cloned());
-            let (sockets, kinds) = kinds.into_iter().partition(|(kind, _)| kind.ends_with(".sock"));
+            let (sockets, kinds) = kinds.into_iter().partition(|(kind, _)| is_socket(kind));
             own.insert(who.to_string(), kinds);
             let sockets: BTreeMap<String, usize> = sockets;
             passed_on.extend(sockets.into_iter().map(|(path, count)| ((who.to_string(), path), count)));
         }
         // Asked last: the question is a file of theirs, too.
         let channels = whom.iter().map(|who| figures(&mesh.metrics_socket(*who)).unwrap()["nsm_channels"]);
-        let channels = i64::try_from(channels.sum::<u64>()).unwrap();
-        let ends = i64::try_from(all.iter().filter(|file| is_inside(file)).count()).unwrap();
-        Self { own, passed_on, others: ends / 2 - channels, channels }
+        let channels = usize::try_from(channels.sum::<u64>()).unwrap();
+        let ends = all.iter().filter(|file| is_inside(file)).count();
+        Self { own, passed_on, others: (ends / 2).saturating_sub(channels), channels }
     }
 
     /// As soon as they stay the same: what comes and goes has gone.

@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use nsm_components::api::workload::{
-    X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
+use nsm_components::{
+    api::workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
+    transport::Channel,
 };
 use nsm_e2e::{
     mesh::{Mesh, START},
+    netns::Netns,
     wait::{may_run, until_true},
 };
 use rcgen::{CertificateParams, KeyPair, SanType};
@@ -24,17 +26,25 @@ use tonic::{Code, transport::Endpoint};
 
 use crate::{story::LIFE, stranger::Stranger};
 
+/// A stranger in a new mesh with an endpoint on node 2: a pod of its own on node 1, and its channel to the nsmgr
+/// there.
+pub(crate) async fn beside_an_endpoint() -> (Mesh, Netns, Stranger, Channel) {
+    let mut mesh = Mesh::start(LIFE).unwrap();
+    mesh.endpoint(2, "finance", &[]).unwrap();
+    let pod = mesh.empty_pod(1).unwrap();
+    let pod = mesh.pod_of(pod).unwrap().clone();
+    let stranger = Stranger::of(&mesh);
+    let nsmgr = stranger.channel(&mesh.nsmgr_socket(1)).await;
+    (mesh, pod, stranger, nsmgr)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_without_a_valid_token_is_denied_and_leaves_nothing() {
     if !may_run() {
         return;
     }
-    let mut mesh = Mesh::start(LIFE).unwrap();
-    mesh.endpoint(2, "finance", &[]).unwrap();
-    let pod = mesh.empty_pod(1).unwrap();
-    let pod = mesh.pod_of(pod).unwrap();
-    let stranger = Stranger::of(&mesh);
-    let nsmgr = stranger.channel(&mesh.nsmgr_socket(1)).await;
+    let (mesh, pod, stranger, nsmgr) = beside_an_endpoint().await;
+    let pod = &pod;
     let forwarder = stranger.channel(&mesh.forwarder_socket(1)).await;
     let good = || nsmgr.token(LIFE).unwrap();
 

@@ -56,9 +56,9 @@ fn covers(rule: &str, id: &str, domain: &str) -> bool {
     !rule.is_empty() && lies_below(&format!("{SCHEME}{domain}/{rule}"), id)
 }
 
-/// The trust domain of a SPIFFE ID; empty for what is none.
-pub fn domain(id: &str) -> &str {
-    id.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next()).unwrap_or_default()
+/// The trust domain of a SPIFFE ID: `d` for `spiffe://d/path` and for `spiffe://d`.
+pub fn domain(id: &str) -> Option<&str> {
+    id.strip_prefix(SCHEME)?.split('/').next().filter(|domain| !domain.is_empty())
 }
 
 #[cfg(test)]
@@ -121,8 +121,8 @@ mod tests {
 
     #[test]
     fn the_trust_domain_is_the_first_part_of_an_id() {
-        assert_eq!(domain("spiffe://example.org/ns/a"), "example.org");
-        assert_eq!(domain("spiffe://example.org"), "example.org");
-        assert_eq!(domain("nobody"), "");
+        assert_eq!(domain("spiffe://example.org/ns/a"), Some("example.org"));
+        assert_eq!(domain("spiffe://example.org"), Some("example.org"));
+        assert_eq!((domain("nobody"), domain("spiffe:///ns/a")), (None, None));
     }
 }

@@ -6,6 +6,8 @@ pub mod names;
 #[cfg(feature = "mesh")]
 pub mod access;
 #[cfg(feature = "mesh")]
+mod causes;
+#[cfg(feature = "mesh")]
 pub mod context;
 #[cfg(feature = "mesh")]
 mod counter;
@@ -62,6 +64,8 @@ pub use generated::{
     connection, connectioncontext, identity, ipam, networkservice, node, registry, workload,
 };
 
+#[cfg(feature = "mesh")]
+pub use causes::with_causes;
 #[cfg(feature = "mesh")]
 pub use counter::Counter;
 

@@ -3,6 +3,21 @@
 /// Path of the network service API's socket on every node, where clients and endpoints expect it.
 pub const NSMGR_SOCKET: &str = "/var/lib/networkservicemesh/nsm.io.sock";
 
+/// Where processes listen unless `NSM_LISTEN_ON` says otherwise.
+pub const NSMGR_LISTEN_ON: &str = "unix:///var/lib/networkservicemesh/nsm.io.sock";
+
+/// The same of a forwarder.
+pub const FORWARDER_LISTEN_ON: &str = "unix:///var/lib/nsm-forwarder/forwarder.sock";
+
+/// The same of a registry.
+pub const REGISTRY_LISTEN_ON: &str = "tcp://:5002";
+
+/// The same of a client.
+pub const NSC_LISTEN_ON: &str = "unix:///tmp/nsc.sock";
+
+/// The same of an endpoint.
+pub const NSE_LISTEN_ON: &str = "unix:///tmp/nse.sock";
+
 /// Folder of [`NSMGR_SOCKET`]; a host path on Kubernetes.
 pub const MESH_DIR: &str = "/var/lib/networkservicemesh";
 

@@ -182,7 +182,7 @@ impl Mesh {
             clock: BootClock::start(),
             token_life: common.max_token_lifetime,
             trust: Trust::new(&common.trusted_ids, &svid.leaf.id),
-            domain: access::domain(&svid.leaf.id).to_owned(),
+            domain: access::domain(&svid.leaf.id).unwrap_or_default().to_owned(),
             admission: Admission::new(common.max_requests, stop.clone()),
             policies,
             metrics,

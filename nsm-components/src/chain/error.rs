@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::api::with_causes;
+
 /// What a caller can do about a failure; maps to a gRPC code at the edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -46,14 +48,7 @@ impl Error {
 
     /// A failure with the whole chain of its causes as message.
     pub fn caused(kind: Kind, error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self { kind, message }
+        Self { kind, message: with_causes(error) }
     }
 
     /// The same failure, with what was being done put before it.

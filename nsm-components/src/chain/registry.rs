@@ -7,7 +7,7 @@ use futures::{Stream, stream};
 use prost_types::Timestamp;
 use tracing::{Instrument, debug_span};
 
-use super::{Caller, Error, Link, Result};
+use super::{Caller, Error, Kind, Link, Result};
 use crate::api::{
     peer::Files,
     registry::{NetworkService, NetworkServiceEndpoint},
@@ -46,6 +46,15 @@ pub trait Entry: Clone + Send + Sync + PartialEq + std::fmt::Debug + 'static {
     /// Who registered it: the first SPIFFE ID in its path.
     fn owner(&self) -> &str {
         self.path_ids().first().map_or("", String::as_str)
+    }
+
+    /// Refuses a change by anybody but this owner.
+    fn check_owner(&self, owner: &str) -> Result<()> {
+        if self.owner() == owner {
+            return Ok(());
+        }
+        let message = format_args!("{} {} belongs to {}", Self::WHAT, self.name(), self.owner());
+        Err(Error::new(Kind::Denied, message))
     }
 }
 
@@ -277,6 +286,6 @@ impl Entry for NetworkServiceEndpoint {
 impl Error {
     /// A registration that names nothing.
     pub fn nameless<T: Entry>() -> Self {
-        Self::new(super::Kind::Invalid, format_args!("a {} needs a name", T::WHAT))
+        Self::new(Kind::Invalid, format_args!("a {} needs a name", T::WHAT))
     }
 }

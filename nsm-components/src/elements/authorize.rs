@@ -140,45 +140,19 @@ impl Element for Authorize {
 mod tests {
     use std::sync::Arc;
 
-    use jsonwebtoken::{Algorithm, EncodingKey, Header};
     use rcgen::{KeyPair, PublicKeyData};
 
     use super::*;
-    use crate::{api::peer::Peer, chain::Link};
+    use crate::{
+        api::peer::Peer,
+        elements::testing::{KeyOf, token},
+    };
 
     const NOW: i64 = 1_800_000_000;
 
-    /// A connection whose other side has this key (SEC 1 point); this process is the forwarder.
-    #[derive(Debug)]
-    struct KeyOf(Vec<u8>);
-
-    impl Link for KeyOf {
-        fn own_id(&self) -> &'static str {
-            "forwarder"
-        }
-
-        fn own_token(&self) -> Result<(Arc<str>, i64)> {
-            Ok(("".into(), 0))
-        }
-
-        fn is_signed(&self, token: &str) -> bool {
-            token::verify(token, &self.0).is_ok()
-        }
-
-        fn certificate(&self) -> &[u8] {
-            &[]
-        }
-    }
-
-    fn token(key: &KeyPair, sub: &str, aud: &str, exp: i64) -> String {
-        let claims = Claims { sub: sub.into(), aud: vec![aud.into()], exp };
-        let key = EncodingKey::from_ec_der(&key.serialize_der());
-        jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &key).unwrap()
-    }
-
     fn caller(id: &str, key: &KeyPair) -> Caller {
         let peer = Peer { id: id.into(), public_key: Vec::new(), not_after: i64::MAX };
-        Caller { link: Arc::new(KeyOf(key.der_bytes().to_vec())), ..Caller::test(peer) }
+        Caller { link: Arc::new(KeyOf("forwarder", key.der_bytes().to_vec())), ..Caller::test(peer) }
     }
 
     /// nsc → nsmgr → forwarder, judged at the forwarder.

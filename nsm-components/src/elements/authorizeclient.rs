@@ -145,41 +145,15 @@ impl Element for AuthorizeClient {
 
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{Algorithm, EncodingKey, Header};
     use rcgen::{KeyPair, PublicKeyData};
 
     use super::*;
-    use crate::api::{Path, PathSegment};
-
-    /// A connection whose other side has this key (SEC 1 point).
-    #[derive(Debug)]
-    struct KeyOf(Vec<u8>);
-
-    impl Link for KeyOf {
-        fn own_id(&self) -> &'static str {
-            "nsc"
-        }
-
-        fn own_token(&self) -> Result<(Arc<str>, i64)> {
-            Ok(("".into(), 0))
-        }
-
-        fn is_signed(&self, token: &str) -> bool {
-            token::verify(token, &self.0).is_ok()
-        }
-
-        fn certificate(&self) -> &[u8] {
-            &[]
-        }
-    }
+    use crate::{
+        api::{Path, PathSegment},
+        elements::testing::{KeyOf, token},
+    };
 
     const NOW: i64 = 1_795_000_000;
-
-    fn token(key: &KeyPair, sub: &str, aud: &str, exp: i64) -> String {
-        let claims = token::Claims { sub: sub.into(), aud: vec![aud.into()], exp };
-        let key = EncodingKey::from_ec_der(&key.serialize_der());
-        jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &key).unwrap()
-    }
 
     fn answer(tokens: &[&str]) -> Connection {
         let segment = |token: &&str| PathSegment { token: (*token).into(), ..Default::default() };
@@ -196,7 +170,7 @@ mod tests {
         let last = token(&nse, "nse", "nsmgr", NOW + 60);
         #[allow(clippy::cast_precision_loss)]
         let judge = |tokens: &[&str], key: &KeyPair, now: i64| {
-            check(&answer(tokens), &server, &KeyOf(key.der_bytes().into()), now as f64)
+            check(&answer(tokens), &server, &KeyOf("nsc", key.der_bytes().into()), now as f64)
         };
         judge(&[&first, &second, &last], &nsmgr, NOW).unwrap();
         assert!(matches!(judge(&[&first, &second, &last], &nse, NOW), Err(Doubt::Key(_))));

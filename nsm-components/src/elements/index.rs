@@ -6,9 +6,10 @@
 //! While the registry is away the last answer counts.
 
 mod follow;
+mod found;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -18,15 +19,13 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::follow::{Registries, follow};
-
+pub use self::found::{Found, Usable};
 use crate::{
     api::{
         access::Use,
-        peer::{Address, FileKey},
         registry::{NetworkService, NetworkServiceEndpoint},
     },
-    chain::{Clock, Entry, Error, Event, Kind, RegistryChain, Result},
-    settings::Target,
+    chain::{Clock, Error, Kind, RegistryChain, Result},
 };
 
 /// A service that nobody asked for in this time leaves the index: one that is registered, and one
@@ -35,31 +34,6 @@ const KEPT: (Duration, Duration) = (Duration::from_mins(10), Duration::from_secs
 
 /// Most services in the index; beyond it a Request is refused rather than memory filled.
 const MAX_SERVICES: usize = 10_000;
-
-/// A service with its endpoints.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// The service; absent when nobody registered it.
-    pub service: Option<Arc<NetworkService>>,
-    /// Its endpoints by name, with where they are reached.
-    pub endpoints: BTreeMap<Arc<str>, Arc<(NetworkServiceEndpoint, Address)>>,
-    /// Whether the service is absent because it was deleted: a registry that was started anew does
-    /// not know it either, for a time.
-    pub deleted: bool,
-    /// How often the service was published.
-    #[cfg(test)]
-    published: usize,
-}
-
-/// A service as a Request may use it: without endpoints that have expired, and those that the service
-/// does not allow to serve it. It is what the index holds, not a copy.
-#[derive(Clone, Debug)]
-pub struct Usable {
-    found: Arc<Found>,
-    /// Seconds since the epoch.
-    now: f64,
-    domain: Arc<str>,
-}
 
 /// A service that is followed; it stays in the index as long as this is held.
 #[derive(Debug)]
@@ -238,74 +212,6 @@ impl Used {
         let kept = if self.is_registered() { KEPT.0 } else { KEPT.1 };
         self.last.elapsed() >= kept && !self.is_awaited()
     }
-}
-
-// === impl Found ===
-
-impl Found {
-    fn is_empty(&self) -> bool {
-        self.service.is_none() && self.endpoints.is_empty()
-    }
-
-    /// Takes a change in; false when it tells what is known.
-    fn take_service(&mut self, name: &str, event: Event<NetworkService>) -> bool {
-        let now = (!event.deleted).then_some(&event.entry);
-        if event.entry.name != name || (self.deleted, self.service.as_deref()) == (event.deleted, now) {
-            return false;
-        }
-        self.deleted = event.deleted;
-        self.service = (!event.deleted).then(|| Arc::new(event.entry));
-        true
-    }
-
-    /// The same for an endpoint.
-    fn take_endpoint(&mut self, event: Event<NetworkServiceEndpoint>) -> bool {
-        let name = Entry::name(&event.entry);
-        let Some(address) = address(&event).filter(|_| !event.deleted) else {
-            return self.endpoints.remove(name).is_some();
-        };
-        if self.endpoints.get(name).is_some_and(|known| known.0 == event.entry && known.1 == address) {
-            return false;
-        }
-        self.endpoints.insert(name.into(), Arc::new((event.entry, address)));
-        true
-    }
-}
-
-// === impl Usable ===
-
-impl Usable {
-    /// The service; absent when nobody registered it.
-    pub fn service(&self) -> Option<&NetworkService> {
-        self.found.service.as_deref()
-    }
-
-    /// Its endpoint of this name, with where it is reached.
-    pub fn endpoint(&self, name: &str) -> Option<&(NetworkServiceEndpoint, Address)> {
-        self.found.endpoints.get(name).map(|known| &**known).filter(|(endpoint, _)| self.is_usable(endpoint))
-    }
-
-    /// All its endpoints, by name.
-    pub fn endpoints(&self) -> impl Iterator<Item = &NetworkServiceEndpoint> {
-        self.found.endpoints.values().map(|known| &known.0).filter(|endpoint| self.is_usable(endpoint))
-    }
-
-    #[allow(clippy::cast_precision_loss)] // exact until the year 285,000,000
-    fn is_usable(&self, endpoint: &NetworkServiceEndpoint) -> bool {
-        let lives = endpoint.expiration_time.is_none_or(|time| time.seconds as f64 > self.now);
-        let may =
-            |service: &NetworkService| service.allows(Use::Serve, endpoint.owner(), &self.domain).is_ok();
-        lives && self.service().is_none_or(may)
-    }
-}
-
-/// Where an endpoint is reached: by the file that came beside its entry, or by its URL.
-fn address(event: &Event<NetworkServiceEndpoint>) -> Option<Address> {
-    let url = &event.entry.url;
-    if let Ok(key) = url.parse::<FileKey>() {
-        return Some(Address::File(key, event.files.get(key)?.clone()));
-    }
-    url.parse::<Target>().ok().map(Address::from)
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ mod policyroute;
 mod recovery;
 pub mod registry;
 mod serve;
+#[cfg(test)]
+mod testing;
 mod trimpath;
 mod updatepath;
 mod updatetoken;

@@ -186,22 +186,14 @@ impl Channels {
         slot.channel.as_ref().filter(|channel| !channel.ended.is_cancelled()).map(|channel| channel.number)
     }
 
-    /// Forgets the channel to `address`, whichever it is now. One that is being dialled stays.
-    pub fn forget(&self, address: &Address) {
-        self.forget_if(address, 0, |_| true);
-    }
-
     /// Forgets this channel to `address`: it broke, or nothing comes back on it. A newer one, which
     /// another call has dialled meanwhile, stays.
     pub fn discard(&self, address: &Address, channel: &Channel) {
-        self.forget_if(address, channel.lane, |known| Arc::ptr_eq(&known.session, &channel.session));
-    }
-
-    fn forget_if(&self, address: &Address, lane: usize, wanted: impl Fn(&Channel) -> bool) {
         let mut open = self.0.open.lock();
-        let key = slot_key(address, lane);
+        let key = slot_key(address, channel.lane);
+        let is_this = |known: &Channel| Arc::ptr_eq(&known.session, &channel.session);
         let forgotten = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
-            slot.try_lock().is_ok_and(|slot| slot.channel.as_ref().is_some_and(&wanted))
+            slot.try_lock().is_ok_and(|slot| slot.channel.as_ref().is_some_and(is_this))
         };
         if open.slots.get(&key).is_some_and(forgotten) {
             open.slots.remove(&key);

@@ -21,7 +21,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{Counts, Error, issued::Issued, session::now, tls};
 use crate::{
     api::{
+        access,
         peer::Peer,
+        with_causes,
         workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
     },
     settings::Target,
@@ -90,11 +92,11 @@ impl Svid {
         if leaf.id != svid.spiffe_id {
             return Err(bad("the leaf names another SPIFFE ID than the answer"));
         }
-        let own = tls::domain(&leaf.id).ok_or_else(|| bad("the SPIFFE ID has no trust domain"))?;
+        let own = access::domain(&leaf.id).ok_or_else(|| bad("the SPIFFE ID has no trust domain"))?;
         let mut domains = tls::Domains::default();
         for (domain, bundle) in &federated {
             // Both ways of naming it are in use. One that cannot be used must not spoil the others.
-            let domain = tls::domain(domain).unwrap_or(domain);
+            let domain = access::domain(domain).unwrap_or(domain);
             let added = split_certificates(bundle).map(|bundle| domains.add(domain, bundle));
             if !matches!(added, Some(Ok(()))) {
                 warn!(domain, "the bundle of a federated trust domain cannot be used");
@@ -206,7 +208,7 @@ impl Follower {
         loop {
             match self.stream(&mut pause).await {
                 Ok(()) => self.fail("it ended its stream"),
-                Err(error) => self.fail(&error_chain(&*error)),
+                Err(error) => self.fail(&with_causes(&*error)),
             }
             tokio::select! {
                 () = sleep(pause) => {}
@@ -271,16 +273,6 @@ impl Follower {
             None => warn!(socket = %self.name, reason, "no SVID from the Workload API yet: waiting for it"),
         }
     }
-}
-
-/// An error and its causes. tonic's own text leaves out what happened.
-fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let (mut text, mut cause) = (error.to_string(), error.source());
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

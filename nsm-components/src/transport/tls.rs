@@ -26,7 +26,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::Error;
-use crate::api::peer::Peer;
+use crate::api::{access::domain, peer::Peer};
 
 /// HTTP/2; Go's peers refuse a connection without it.
 pub(super) const ALPN: &[u8] = b"h2";
@@ -38,12 +38,6 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     PROVIDER.clone()
-}
-
-/// `d` for `spiffe://d/path` and for `spiffe://d`.
-pub(super) fn domain(id: &str) -> Option<&str> {
-    let rest = id.strip_prefix("spiffe://")?;
-    Some(rest.split_once('/').map_or(rest, |(domain, _)| domain)).filter(|domain| !domain.is_empty())
 }
 
 /// What a leaf says of its owner: exactly one URI name, and a key on P-256 by which tokens can be

@@ -30,9 +30,6 @@ pub enum Refusal {
     /// The signature is another's.
     #[error("it is not signed by the peer that brought it")]
     Signature,
-    /// Its life is over.
-    #[error("it expired")]
-    Expired,
 }
 
 pub(super) fn sign(claims: &Claims, key: &EncodingKey) -> Result<String, Error> {

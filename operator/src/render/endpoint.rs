@@ -82,7 +82,7 @@ fn environment(mesh: &Mesh, workload: &Workload) -> Vec<EnvVar> {
     env.extend([
         pod::value(vars::NSM_NAME, format!("$({})", vars::POD_NAME)),
         pod::value(vars::NSM_CONNECT_TO, format!("unix://{}", wire::NSMGR_SOCKET)),
-        pod::value(vars::NSM_LISTEN_ON, "unix:///tmp/nse.sock"),
+        pod::value(vars::NSM_LISTEN_ON, wire::NSE_LISTEN_ON),
         pod::value(vars::NSM_SERVICE_NAMES, workload.network_services.join(",")),
         pod::value(vars::NSM_PAYLOAD, workload.payload.as_str()),
     ]);

@@ -29,7 +29,6 @@ use super::{
     attest::{AttestError, Process},
     bundle::{Bundle, BundleError},
     ca::{self, CaError},
-    error::with_causes,
     id::IdError,
     issuer::{Caller, IssueError, Issuer},
     pod::Roots,
@@ -40,7 +39,10 @@ use super::{
     x509::{self, X509Error},
 };
 use crate::{
-    api::identity::{SignRequest, identity_authority_client::IdentityAuthorityClient},
+    api::{
+        identity::{SignRequest, identity_authority_client::IdentityAuthorityClient},
+        with_causes,
+    },
     settings::{IdentityAgent as Settings, Target},
 };
 

@@ -19,7 +19,6 @@ use super::{
     Error,
     backoff::Backoff,
     ca::Ca,
-    error::with_causes,
     id::TrustDomain,
     listener,
     pods::{self, Pods},
@@ -31,6 +30,7 @@ use super::{
 };
 use crate::{
     api::identity::identity_authority_server::IdentityAuthorityServer,
+    api::with_causes,
     settings::{IdentityAuthority as Settings, ObjectRef, Target},
 };
 

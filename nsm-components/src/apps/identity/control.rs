@@ -16,12 +16,15 @@ use tonic::{
 };
 use tracing::info;
 
-use super::{Error, error::with_causes, socket::Admission, standalone::Standalone};
+use super::{Error, socket::Admission, standalone::Standalone};
 use crate::{
-    api::identity::{
-        RotateRequest, RotateResponse,
-        identity_control_client::IdentityControlClient,
-        identity_control_server::{IdentityControl, IdentityControlServer},
+    api::{
+        identity::{
+            RotateRequest, RotateResponse,
+            identity_control_client::IdentityControlClient,
+            identity_control_server::{IdentityControl, IdentityControlServer},
+        },
+        with_causes,
     },
     settings::{IdentityStandalone, Target},
 };

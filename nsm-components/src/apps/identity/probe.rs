@@ -11,13 +11,15 @@ use tonic::{
 
 use super::{
     agent,
-    error::with_causes,
     id::{IdError, TrustDomain},
     tls::{self, Trust},
     workload_api::SECURITY_HEADER,
 };
 use crate::{
-    api::workload::{X509BundlesRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient},
+    api::{
+        with_causes,
+        workload::{X509BundlesRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient},
+    },
     settings::{IdentityAgent, IdentityAuthority, Target},
 };
 

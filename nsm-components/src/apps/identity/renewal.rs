@@ -20,10 +20,10 @@ use tracing::{info, warn};
 
 use super::{
     backoff::{Backoff, jitter},
-    error::with_causes,
     issuer::{Caller, IssueError, Issuer},
     svid::Svid,
 };
+use crate::api::with_causes;
 
 /// Callers with an SVID at one time: many times the pods of the largest node.
 const CALLERS: usize = 4096;

@@ -12,13 +12,15 @@ use tracing::{debug, info};
 
 use super::{
     ca::{Ca, CaError},
-    error::with_causes,
     id::{IdError, SpiffeId, TrustDomain},
     pods::{PodFacts, Pods},
     review::{Agent, ReviewError, Reviewer},
 };
 use crate::{
-    api::identity::{SignRequest, SignResponse, identity_authority_server::IdentityAuthority},
+    api::{
+        identity::{SignRequest, SignResponse, identity_authority_server::IdentityAuthority},
+        with_causes,
+    },
     settings::ObjectRef,
 };
 

@@ -22,9 +22,9 @@ use tracing::{debug, warn};
 
 use super::{
     Error, attest,
-    error::with_causes,
     issuer::{Caller, Issuer},
 };
+use crate::api::with_causes;
 
 /// Connections of one caller: a pod of many processes needs one each, and no pod may use up all.
 const CONNECTIONS_PER_CALLER: usize = 64;

@@ -18,7 +18,6 @@ use super::{
     bundle::Bundle,
     ca::CaError,
     control::{Control, Rotation},
-    error::with_causes,
     generations::{Generations, Lives, Stored},
     id::{Program, SpiffeId, TrustDomain},
     issuer::{Caller, IssueError, Issuer, JwtIssuer},
@@ -27,6 +26,7 @@ use super::{
     svid::Svid,
     workload_api,
 };
+use crate::api::with_causes;
 use crate::settings::IdentityStandalone;
 
 /// The longest pause between two looks at what is due: the clock may be set, and another process

@@ -19,7 +19,6 @@ use super::{
     Error,
     bundle::Bundle,
     control::Control,
-    error::with_causes,
     issuer::{Caller, IssueError, Issuer, JwtIssuer},
     renewal::Renewals,
     socket::{self, Admission},
@@ -27,6 +26,7 @@ use super::{
 use crate::{
     api::{
         identity::identity_control_server::IdentityControlServer,
+        with_causes,
         workload::{
             JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse,
             ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse,

@@ -7,9 +7,11 @@ use serde_json::json;
 use super::*;
 use crate::{
     api::peer::Peer,
-    chain::{Caller, Link},
-    elements::authorize::Judge,
-    transport::token::Claims,
+    chain::Caller,
+    elements::{
+        authorize::Judge,
+        testing::{KeyOf, token},
+    },
 };
 
 /// Not expired, made one for the next, and the last but one signed by the caller.
@@ -76,34 +78,6 @@ fn keys() -> Vec<Key> {
     (0..3).map(key).collect()
 }
 
-fn token(key: &Key, sub: &str, aud: &str, exp: i64) -> String {
-    let claims = Claims { sub: sub.into(), aud: vec![aud.into()], exp };
-    let key = jsonwebtoken::EncodingKey::from_ec_der(&key.pair.serialize_der());
-    jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256), &claims, &key).unwrap()
-}
-
-/// The caller's key as the native check knows it; this process is `fwd`.
-#[derive(Debug)]
-struct KeyOf(Vec<u8>);
-
-impl Link for KeyOf {
-    fn own_id(&self) -> &'static str {
-        "fwd"
-    }
-
-    fn own_token(&self) -> Result<(Arc<str>, i64)> {
-        Ok(("".into(), 0))
-    }
-
-    fn is_signed(&self, text: &str) -> bool {
-        token::verify(text, &self.0).is_ok()
-    }
-
-    fn certificate(&self) -> &[u8] {
-        &[]
-    }
-}
-
 #[test]
 fn policies_in_rego_and_the_native_checks_agree() {
     let folder = tempfile::tempdir().unwrap();
@@ -118,13 +92,13 @@ fn policies_in_rego_and_the_native_checks_agree() {
         .run(&(step(), step(), 0..2_usize), |(first, second, peer)| {
             let text = |at: usize, (key, meant, over, broken): (usize, bool, bool, bool)| {
                 let aud = if meant { names[at + 1] } else { "elsewhere" };
-                let token = token(&keys[key], names[at], aud, if over { past } else { far });
+                let token = token(&keys[key].pair, names[at], aud, if over { past } else { far });
                 if broken { token.replacen('.', "!", 1) } else { token }
             };
             let tokens = [text(0, first), text(1, second)];
-            let own = token(&keys[2], "fwd", "nsmgr", far);
+            let own = token(&keys[2].pair, "fwd", "nsmgr", far);
             let caller = Peer { id: "nsmgr".into(), public_key: Vec::new(), not_after: 0 };
-            let link = Arc::new(KeyOf(keys[peer].pair.der_bytes().to_vec()));
+            let link = Arc::new(KeyOf("fwd", keys[peer].pair.der_bytes().to_vec()));
             let caller = Caller { link, ..Caller::test(caller) };
             let native = Judge { now: Some(1.8e9), caller: &caller }.check(&[&tokens[0], &tokens[1]]);
             let segments: Vec<_> = tokens.iter().chain([&own]).map(|token| json!({"token": token})).collect();

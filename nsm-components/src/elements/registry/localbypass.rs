@@ -14,7 +14,7 @@ use crate::{
         registry::NetworkServiceEndpoint,
         trust::Trust,
     },
-    chain::{Error, Event, Events, Kind, Query, RegistryCx, RegistryElement, RegistryNext, Result},
+    chain::{Entry, Error, Event, Events, Kind, Query, RegistryCx, RegistryElement, RegistryNext, Result},
     elements::LocalEntries,
     settings::Target,
 };
@@ -79,10 +79,7 @@ impl LocalBypass {
     /// A name belongs to who registered it first.
     fn check_owner(&self, cx: &RegistryCx, entry: &NetworkServiceEndpoint) -> Result<()> {
         match self.local.get(&entry.name) {
-            Some((known, _)) if cx.caller.is_some() && known.path_ids.first() != entry.path_ids.first() => {
-                let owner = known.path_ids.first().cloned().unwrap_or_default();
-                Err(Error::new(Kind::Denied, format_args!("endpoint {} belongs to {owner}", entry.name)))
-            }
+            Some((known, _)) if cx.caller.is_some() => known.check_owner(entry.owner()),
             _ => Ok(()),
         }
     }

@@ -52,14 +52,6 @@ impl<T: Entry> Memory<T> {
     }
 }
 
-fn check_owner<T: Entry>(known: &T, owner: &str) -> Result<()> {
-    if known.owner() == owner {
-        return Ok(());
-    }
-    let message = format_args!("{} {} belongs to {}", T::WHAT, known.name(), known.owner());
-    Err(Error::new(Kind::Denied, message))
-}
-
 fn check_room<T: Entry>(entries: &Entries<T>, owner: &str) -> Result<()> {
     if entries.len() >= MAX_ENTRIES {
         let message = format_args!("{MAX_ENTRIES} entries are registered already: try again later");
@@ -92,7 +84,7 @@ impl<T: Entry> Storage<T> for Memory<T> {
         let before = state.entries.get(entry.name()).cloned();
         match &before {
             Some(known) => {
-                check_owner(&**known, entry.owner())?;
+                known.check_owner(entry.owner())?;
                 if let Some(first) = entry.first_registration_mut() {
                     *first = known.first_registration();
                 }
@@ -111,7 +103,7 @@ impl<T: Entry> Storage<T> for Memory<T> {
         let mut state = self.state.lock();
         let Some(known) = state.entries.get(name) else { return Ok(()) };
         if let Some(owner) = owner {
-            check_owner(&**known, owner)?;
+            known.check_owner(owner)?;
         }
         let known = state.entries.remove(name);
         state.watchers.tell(known.as_ref(), None);

@@ -178,6 +178,17 @@ mod tests {
     use super::*;
     use crate::chain::{RegistryElement, RegistryNext, SystemClock};
 
+    /// A registration with a registry that is nothing but this.
+    fn keep(registry: Arc<impl RegistryElement<NetworkServiceEndpoint>>) -> Registration {
+        Registration::start(
+            RegistryChain::new([]),
+            RegistryChain::new([registry as _]),
+            Arc::new(SystemClock),
+            Vec::new(),
+            NetworkServiceEndpoint { name: "a".into(), ..NetworkServiceEndpoint::default() },
+        )
+    }
+
     /// Loses all watches as it takes the first registration: it is started anew.
     struct Restarted {
         registrations: AtomicUsize,
@@ -218,14 +229,7 @@ mod tests {
     async fn a_registry_that_restarts_right_after_the_registration_is_told_again_at_once() {
         let registry =
             Arc::new(Restarted { registrations: AtomicUsize::default(), ends: broadcast::channel(4).0 });
-        let entry = NetworkServiceEndpoint { name: "a".into(), ..NetworkServiceEndpoint::default() };
-        let _registration = Registration::start(
-            RegistryChain::new([]),
-            RegistryChain::new([registry.clone() as _]),
-            Arc::new(SystemClock),
-            Vec::new(),
-            entry,
-        );
+        let _registration = keep(registry.clone());
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(registry.registrations.load(Ordering::Relaxed), 2);
     }
@@ -264,14 +268,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_whose_clock_is_ahead_does_not_register_all_the_time() {
         let registry = Arc::new(Behind::default());
-        let entry = NetworkServiceEndpoint { name: "a".into(), ..NetworkServiceEndpoint::default() };
-        let _registration = Registration::start(
-            RegistryChain::new([]),
-            RegistryChain::new([registry.clone() as _]),
-            Arc::new(SystemClock),
-            Vec::new(),
-            entry,
-        );
+        let _registration = keep(registry.clone());
         tokio::time::sleep(Duration::from_millis(4_500)).await;
         assert_eq!(registry.0.load(Ordering::Relaxed), 5);
     }

@@ -43,7 +43,7 @@ impl Endpoint {
         let settings = Self {
             common: Common::read(reader, "nse", 5 * SECOND),
             connect_to: reader.target(vars::NSM_CONNECT_TO, &format!("unix://{}", names::NSMGR_SOCKET)),
-            listen_on: reader.listen(vars::NSM_LISTEN_ON, "unix:///tmp/nse.sock"),
+            listen_on: reader.listen(vars::NSM_LISTEN_ON, names::NSE_LISTEN_ON),
             service_names: reader.list(vars::NSM_SERVICE_NAMES, ""),
             payload: reader.read(vars::NSM_PAYLOAD, "ETHERNET".to_owned(), "ETHERNET or IP", |text| {
                 ["ETHERNET", "IP"].contains(&text).then(|| text.to_owned())

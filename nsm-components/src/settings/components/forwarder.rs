@@ -35,8 +35,7 @@ impl Forwarder {
         let mut reader = Reader::new(vars);
         let settings = Self {
             common: Common::read(&mut reader, "forwarder", Duration::from_millis(750)),
-            listen_on: reader
-                .listen(vars::NSM_LISTEN_ON, &format!("unix://{}/forwarder.sock", names::FORWARDER_DIR)),
+            listen_on: reader.listen(vars::NSM_LISTEN_ON, names::FORWARDER_LISTEN_ON),
             connect_to: reader.target(vars::NSM_CONNECT_TO, &format!("unix://{}", names::NSMGR_SOCKET)),
             forwarder_service: reader.name(vars::NSM_NSNAME, names::FORWARDER_SERVICE),
             labels: reader.map(vars::NSM_LABELS, "p2p:true"),

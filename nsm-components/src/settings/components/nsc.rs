@@ -40,7 +40,7 @@ impl Nsc {
             awareness_groups: reader.url_groups(vars::NSM_AWARENESS_GROUPS),
             local_dns: local_dns(&mut reader),
             request_timeout: reader.duration(vars::NSM_REQUEST_TIMEOUT, 15 * SECOND),
-            listen_on: reader.listen(vars::NSM_LISTEN_ON, "unix:///tmp/nsc.sock"),
+            listen_on: reader.listen(vars::NSM_LISTEN_ON, names::NSC_LISTEN_ON),
         };
         if settings.network_services.is_empty()
             && reader.text(vars::NSM_NETWORK_SERVICES, "").trim().is_empty()

@@ -31,7 +31,7 @@ impl Nsmgr {
         let mut reader = Reader::new(vars);
         let settings = Self {
             common: Common::read(&mut reader, "nsmgr", Duration::from_millis(750)),
-            listen_on: reader.listen_list(vars::NSM_LISTEN_ON, &format!("unix://{}", names::NSMGR_SOCKET)),
+            listen_on: reader.listen_list(vars::NSM_LISTEN_ON, names::NSMGR_LISTEN_ON),
             registry_url: reader.target(vars::NSM_REGISTRY_URL, "tcp://localhost:5002"),
             forwarder_service: reader
                 .name(vars::NSM_FORWARDER_NETWORK_SERVICE_NAME, names::FORWARDER_SERVICE),

@@ -1,7 +1,10 @@
 //! Settings of `nsm registry`.
 
 use super::{Common, SECOND};
-use crate::settings::{Errors, Reader, Target, Vars, vars};
+use crate::{
+    api::names,
+    settings::{Errors, Reader, Target, Vars, vars},
+};
 
 /// `nsm registry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +23,7 @@ impl Registry {
         let mut reader = Reader::new(vars);
         let settings = Self {
             common: Common::read(&mut reader, "registry", 5 * SECOND),
-            listen_on: reader.listen_list(vars::NSM_LISTEN_ON, "tcp://:5002"),
+            listen_on: reader.listen_list(vars::NSM_LISTEN_ON, names::REGISTRY_LISTEN_ON),
             proxy_registry_url: reader
                 .optional(vars::NSM_PROXY_REGISTRY_URL, "a URL such as tcp://nsmgr-proxy:5004, or nothing"),
         };

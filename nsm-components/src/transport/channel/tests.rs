@@ -157,9 +157,10 @@ async fn calls_are_counted_by_their_methods() {
 
 /// Two connections of one process that have different keys, as after a renewal.
 async fn renewed(two: &Two) -> [Arc<Session>; 2] {
-    let before = two.channels.get(&two.address).await.unwrap().session().unwrap();
+    let channel = two.channels.get(&two.address).await.unwrap();
+    let before = channel.session().unwrap();
     two.identity.give(with_roots_of(two.ca.svid("spiffe://d/a", HOUR), &two.ca));
-    two.channels.forget(&two.address);
+    two.channels.discard(&two.address, &channel);
     let after = two.channels.get(&two.address).await.unwrap().session().unwrap();
     [before, after]
 }

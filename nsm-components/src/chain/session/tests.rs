@@ -1,8 +1,8 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
-use super::*;
+use super::{worker::SETTLED_AFTER, *};
 use crate::{
-    api::{Connection, Path, PathSegment},
+    api::{Connection, Path, PathSegment, connection::State, connectioncontext::ConnectionContext},
     chain::{BootClock, SystemClock},
 };
 
