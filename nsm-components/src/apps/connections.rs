@@ -22,11 +22,11 @@ use crate::{
     },
     chain::Backoff,
     settings::{Connections, Target},
-    transport::{self, Channels, Source},
+    transport::{self, Channels, MAX_MESSAGE, Source},
 };
 
-/// Largest answer that is read, in bytes: all connections that an nsmgr may have.
-const MAX_MESSAGE: usize = 256 << 20;
+/// Largest message that is read, in bytes: some tens of connections, each as large as a Request may be.
+const LARGEST: usize = 64 * MAX_MESSAGE;
 
 /// Pauses between tries to reach an nsmgr that went away while it was watched.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
@@ -162,7 +162,7 @@ impl Nsmgr {
 
     async fn ask(&self) -> Result<Streaming<NodeConnections>, Error> {
         let channel = self.channels.get(&self.address).await.map_err(Error::Unreachable)?;
-        let mut client = NodeStatusClient::new(channel.grpc).max_decoding_message_size(MAX_MESSAGE);
+        let mut client = NodeStatusClient::new(channel.grpc).max_decoding_message_size(LARGEST);
         let asked = tokio::time::timeout(self.limit, client.watch_connections(WatchConnectionsRequest {}));
         let answer = asked.await.map_err(|_| self.silent())?;
         Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
@@ -181,10 +181,15 @@ impl Nsmgr {
     }
 
     async fn next(&self, answers: &mut Streaming<NodeConnections>) -> Result<NodeConnections, Error> {
-        match answers.message().await {
-            Ok(Some(told)) => Ok(told),
-            Ok(None) => Err(self.says("it stops")),
-            Err(status) => Err(self.refused(&status)),
+        let mut all = NodeConnections::default();
+        loop {
+            let part = answers.message().await.map_err(|status| self.refused(&status))?;
+            let NodeConnections { nsmgr, connections, more } = part.ok_or_else(|| self.says("it stops"))?;
+            all.nsmgr = nsmgr;
+            all.connections.extend(connections);
+            if !more {
+                return Ok(all);
+            }
         }
     }
 

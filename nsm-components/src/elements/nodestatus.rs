@@ -27,6 +27,9 @@ use crate::{
 /// Changes of this time are told together.
 const GATHER: Duration = Duration::from_millis(200);
 
+/// Most connections in one message.
+const PART: usize = 64;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct NodeStatusService {
@@ -64,7 +67,7 @@ impl NodeStatusService {
         let mut connections: Vec<_> = self.monitor.seen().into_iter().map(told).collect();
         let id = |told: &NodeConnection| told.connection.as_ref().map(|connection| connection.id.clone());
         connections.sort_by_cached_key(id);
-        NodeConnections { nsmgr: self.name.clone(), connections }
+        NodeConnections { nsmgr: self.name.clone(), connections, more: false }
     }
 
     /// Everything now, and again whenever it has become something else.
@@ -82,6 +85,21 @@ impl NodeStatusService {
             }
             Some((now.clone(), (status, changes, Some(now))))
         })
+    }
+}
+
+/// The same in messages of a bounded size; without connections one message says so.
+fn parts(all: NodeConnections) -> Vec<NodeConnections> {
+    let NodeConnections { nsmgr, mut connections, .. } = all;
+    let mut parts = Vec::new();
+    loop {
+        let rest = connections.split_off(connections.len().min(PART));
+        let more = !rest.is_empty();
+        parts.push(NodeConnections { nsmgr: nsmgr.clone(), connections, more });
+        if !more {
+            return parts;
+        }
+        connections = rest;
     }
 }
 
@@ -105,7 +123,8 @@ impl NodeStatus for NodeStatusService {
     async fn watch_connections(&self, call: Call<WatchConnectionsRequest>) -> Result<Response<Told>, Status> {
         self.admit(&accepted(&call)?)?;
         let stop = self.stop.clone().cancelled_owned();
-        Ok(Response::new(Box::pin(self.clone().follow().map(Ok).take_until(stop))))
+        let parts = self.clone().follow().flat_map(|all| futures::stream::iter(parts(all)));
+        Ok(Response::new(Box::pin(parts.map(Ok).take_until(stop))))
     }
 }
 
@@ -122,6 +141,19 @@ mod tests {
         let path = Some(Path { index: 0, path_segments: vec![segment] });
         let connection = Connection { id: id.into(), path, ..Connection::default() };
         Request { connection, ..Request::default() }
+    }
+
+    #[test]
+    fn many_connections_come_in_several_messages_the_last_of_which_says_so() {
+        for (count, expected) in [(0, &[0][..]), (1, &[1]), (PART, &[PART]), (2 * PART + 1, &[PART, PART, 1])]
+        {
+            let all =
+                NodeConnections { connections: vec![NodeConnection::default(); count], ..Default::default() };
+            let parts = parts(all);
+            assert_eq!(parts.iter().map(|part| part.connections.len()).collect::<Vec<_>>(), expected);
+            let more: Vec<_> = parts.iter().map(|part| part.more).collect();
+            assert!(more[..more.len() - 1].iter().all(|more| *more) && !more[more.len() - 1]);
+        }
     }
 
     #[tokio::test(start_paused = true)]

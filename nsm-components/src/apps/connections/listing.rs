@@ -254,7 +254,8 @@ pub(super) mod tests {
     fn the_json_is_as_the_readme_says() {
         let heal = Some(Heal { at: Some(at(1_700_000_010)), cause: "fwd-1 was killed".into() });
         let told = NodeConnection { last_heal: heal, heals: 2, ..told("nsc-1", State::Up) };
-        let listing = Listing::new(NodeConnections { nsmgr: "nsmgr-1".into(), connections: vec![told] });
+        let listing =
+            Listing::new(NodeConnections { nsmgr: "nsmgr-1".into(), connections: vec![told], more: false });
         let json: serde_json::Value = serde_json::from_str(&listing.json()).unwrap();
         let names = ["nsc-1", "nsmgr-1", "fwd-1", "nsmgr-2", "fwd-2", "nse-1"];
         let path = names.map(|name| serde_json::json!({"name": name, "id": format!("id-{name}")}));
@@ -284,7 +285,7 @@ pub(super) mod tests {
         connection.path.as_mut().unwrap().path_segments.truncate(2);
         bare.error = "why".into();
         let connections = vec![bare, told("a", State::Up)];
-        let listing = Listing::new(NodeConnections { nsmgr: String::new(), connections });
+        let listing = Listing::new(NodeConnections { connections, ..Default::default() });
         let [a, b] = &listing.connections[..] else { panic!("{listing:?}") };
         assert_eq!((a.client.as_str(), b.client.as_str()), ("a", "b"));
         assert_eq!((&b.bytes, &b.mechanism, &b.interface), (&None, &Sides::default(), &Sides::default()));

@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn listing(connections: Vec<NodeConnection>) -> Listing {
-        Listing::new(NodeConnections { nsmgr: "nsmgr-1".into(), connections })
+        Listing::new(NodeConnections { nsmgr: "nsmgr-1".into(), connections, more: false })
     }
 
     #[test]
