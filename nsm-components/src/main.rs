@@ -32,8 +32,8 @@ const CONNECTIONS_EXAMPLES: &str = "\
 Examples:
   nsm connections                    what is there now
   nsm connections -o wide --watch    all of it, and again with every change, until Ctrl-C
-  nsm connections -o json | jq -r '.connections[] | select(.state != \"UP\") | [.client, .error] | @tsv'
-                                     clients that are not connected, and why";
+  nsm connections -o json | jq '.connections[] | select(.state != \"UP\")'
+                                     those that are not up, with the error";
 
 #[derive(Subcommand)]
 enum Process {
