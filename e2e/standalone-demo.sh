@@ -5,17 +5,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-nsm=${NSM_BIN:-$PWD/$PROGRAMS/nsm}
+nsm=${NSM_BIN:-$PWD/${PROGRAMS:-target/$(uname -m)-unknown-linux-gnu/debug}/nsm}
 rate=${RATE:-200} # packets a second
 
 missing=()
-[ "$(id -u)" = 0 ] || missing+=("root: it makes network namespaces (sudo make standalone-demo)")
-[ -x "$nsm" ] || missing+=("$nsm: run make build")
+[ "$(id -u)" = 0 ] || missing+=("root, to make network namespaces: sudo make standalone-demo")
+[ -x "$nsm" ] || missing+=("the program $nsm: make build")
 for program in ip ping; do
-  command -v "$program" > /dev/null || missing+=("$program: run make setup")
+  command -v "$program" > /dev/null || missing+=("the program $program: make setup")
 done
 if [ ${#missing[@]} -gt 0 ]; then
-  printf 'standalone-demo: there is no %s\n' "${missing[@]}" >&2
+  printf 'standalone-demo: this needs %s\n' "${missing[@]}" >&2
   exit 2
 fi
 
