@@ -54,8 +54,8 @@ enum Process {
     /// CAP_NET_ADMIN and CAP_SYS_ADMIN.
     ///
     /// NSM_BASE_DIR (/var/lib/networkservicemesh) is the folder of its sockets and files. Clients and
-    /// endpoints find it by default, with SPIFFE_ENDPOINT_SOCKET=unix://<folder>/agent.sock; in another folder
-    /// also with NSM_CONNECT_TO=unix://<folder>/nsm.io.sock. NSM_NAME (standalone), NSM_LISTEN_ON,
+    /// endpoints find it by default, with SPIFFE_ENDPOINT_SOCKET=unix://$NSM_BASE_DIR/agent.sock; in another folder
+    /// also with NSM_CONNECT_TO=unix://$NSM_BASE_DIR/nsm.io.sock. NSM_NAME (standalone), NSM_LISTEN_ON,
     /// NSM_TRUST_DOMAIN (host.nsm), NSM_SVID_LIFETIME (1h), NSM_CA_LIFETIME (1 year), NSM_SPIFFE_ID_TEMPLATE,
     /// NSM_EXCLUDED_PREFIXES_FILE, NSM_DIAL_TIMEOUT.
     Standalone,
