@@ -36,8 +36,9 @@ const NATIVE: [&str; 5] = [
 /// Most files that the masks of one setting may name.
 const MAX_FILES: usize = 64;
 
-/// Longest time one policy may take, and how many steps lie between two looks at the clock.
-const LIMIT: (Duration, NonZeroU32) = (Duration::from_millis(100), NonZeroU32::MIN.saturating_add(99));
+/// Longest time one policy may take, by the clock on the wall: on a crowded node a good one takes many
+/// times its own. And how many steps lie between two looks at it.
+const LIMIT: (Duration, NonZeroU32) = (Duration::from_secs(1), NonZeroU32::MIN.saturating_add(99));
 
 /// Why policies cannot be used.
 #[derive(Debug, thiserror::Error)]
