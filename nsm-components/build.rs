@@ -8,6 +8,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::var_os("CARGO_FEATURE_MESH").is_none() {
         return Ok(());
     }
+    // A static program relocates itself: packed, the list for it is a hundredth as long, and each process
+    // reads all of it. Linkers that cannot do it go on with a warning.
+    println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     let files = [
         "nsm/networkservice.proto",
         "nsm/registry.proto",

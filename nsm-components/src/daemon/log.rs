@@ -4,19 +4,28 @@ use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
-use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Registry,
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
+};
 
 use crate::settings::LogLevel;
 
 /// Changes the level of a running process.
 #[derive(Clone, Debug)]
 pub struct Log {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     configured: LogLevel,
 }
 
-fn filter(level: &LogLevel) -> EnvFilter {
-    EnvFilter::new(level.directives())
+/// Modules and their levels: all that a [`LogLevel`] can say. A filter for more, by spans and fields,
+/// brings regular expressions into every process.
+fn filter(level: &LogLevel) -> Targets {
+    level.directives().parse().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO))
 }
 
 impl Log {
@@ -49,5 +58,29 @@ impl Log {
             }
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn all_that_a_level_can_say_is_a_filter() {
+        let enabled = |text: &str, module: &str, level: Level| {
+            filter(&text.parse().unwrap()).would_enable(module, &level)
+        };
+        assert!(enabled("INFO", "nsm_components::apps", Level::INFO));
+        assert!(!enabled("INFO", "nsm_components::apps", Level::DEBUG));
+        assert!(enabled("trace", "nsm_components::apps", Level::TRACE));
+        assert!(!enabled("trace", "h2::codec", Level::DEBUG));
+        let listed = "warn, nsm_components::transport=debug,h2=off";
+        assert!(enabled(listed, "nsm_components::transport::svid", Level::DEBUG));
+        assert!(!enabled(listed, "nsm_components::apps", Level::INFO));
+        assert!(enabled(listed, "nsm_components::apps", Level::WARN));
+        assert!(!enabled(listed, "h2::codec", Level::ERROR));
+        assert!(!filter(&LogLevel::off()).would_enable("nsm", &Level::ERROR));
     }
 }
