@@ -136,11 +136,12 @@ impl Below {
     /// The connection goes on to the process at `address` from now on.
     pub(super) fn follow(&self, monitor: &Arc<Monitor>, id: &str, address: Option<Address>) {
         let Some(address) = address else { return self.forget(id) };
-        let (key, by) = (address.to_string(), self.0.source.standing(&address));
+        let key = address.to_string();
         let mut followed = self.0.peers.lock();
         if followed.of.get(id) == Some(&key) {
             return;
         }
+        let by = self.0.source.standing(&address);
         followed.remove(id);
         followed.of.insert(id.to_owned(), key.clone());
         let peer = followed.peers.entry(key.clone()).or_insert_with(|| {
