@@ -39,17 +39,17 @@ pub(super) fn identity(metrics: &Metrics, readiness: &Readiness, source: &Source
     let tasks = tokio::runtime::Handle::current().metrics();
     metrics.gauge("nsm_tasks", "Tasks of the process.", move || tasks.num_alive_tasks() as u64);
     let counts = source.counts();
-    let counter = |name, help, read: fn(&Counts) -> &Counter| {
+    let count = |name, help, read: fn(&Counts) -> &Counter| {
         let counts = counts.clone();
         metrics.counter(name, help, move || read(&counts).get());
     };
-    counter("nsm_dials_total", "TLS connections made to peers.", |counts| &counts.dials);
-    counter("nsm_accepted_total", "TLS connections accepted.", |counts| &counts.accepted);
-    counter("nsm_handshakes_refused_total", "TLS handshakes of peers that failed.", |counts| &counts.refused);
-    counter("nsm_tokens_signed_total", "Tokens signed.", |counts| &counts.signatures);
-    counter("nsm_tokens_reused_total", "Tokens used again.", |counts| &counts.signatures_saved);
-    counter("nsm_tokens_verified_total", "Signatures of tokens verified.", |counts| &counts.verifications);
-    counter("nsm_tokens_remembered_total", "Tokens known to be verified.", |counts| {
+    count("nsm_dials_total", "TLS connections made to peers.", |counts| &counts.dials);
+    count("nsm_accepted_total", "TLS connections accepted.", |counts| &counts.accepted);
+    count("nsm_handshakes_refused_total", "TLS handshakes of peers that failed.", |counts| &counts.refused);
+    count("nsm_tokens_signed_total", "Tokens signed.", |counts| &counts.signatures);
+    count("nsm_tokens_reused_total", "Tokens used again.", |counts| &counts.signatures_saved);
+    count("nsm_tokens_verified_total", "Signatures of tokens verified.", |counts| &counts.verifications);
+    count("nsm_tokens_remembered_total", "Tokens known to be verified.", |counts| {
         &counts.verifications_saved
     });
     let calls = counts.clone();
@@ -58,18 +58,17 @@ pub(super) fn identity(metrics: &Metrics, readiness: &Readiness, source: &Source
 
 /// Whom the process knows the way to.
 pub(super) fn channels(metrics: &Metrics, channels: &Channels) {
-    let channels = channels.clone();
-    metrics.gauge("nsm_channels", "Peers with a channel.", move || channels.len() as u64);
+    gauge(metrics, channels, "nsm_channels", "Peers with a channel.", Channels::len);
 }
 
 /// What the process tells of connections.
 pub(super) fn monitor(metrics: &Metrics, monitor: &Arc<Monitor>) {
-    let shown = monitor.clone();
-    let shown = move || shown.size().0 as u64;
-    metrics.gauge("nsm_connections_shown", "Connections that monitors are told of.", shown);
-    let told = monitor.clone();
-    let told = move || told.size().1 as u64;
-    metrics.gauge("nsm_monitors", "Streams that are told of connections.", told);
+    gauge(metrics, monitor, "nsm_connections_shown", "Connections that monitors are told of.", |monitor| {
+        monitor.size().0
+    });
+    gauge(metrics, monitor, "nsm_monitors", "Streams that are told of connections.", |monitor| {
+        monitor.size().1
+    });
 }
 
 /// What a registry keeps.
@@ -78,61 +77,65 @@ pub(super) fn registry(
     services: &Arc<Memory<NetworkService>>,
     endpoints: &Arc<Memory<NetworkServiceEndpoint>>,
 ) {
-    let kept = services.clone();
-    let kept = move || kept.size().0 as u64;
-    metrics.gauge("nsm_services_registered", "Network services that are registered.", kept);
-    let watched = services.clone();
-    let watched = move || watched.size().1 as u64;
-    metrics.gauge("nsm_services_watches", "Streams that are told of network services.", watched);
-    let kept = endpoints.clone();
-    let kept = move || kept.size().0 as u64;
-    metrics.gauge("nsm_endpoints_registered", "Endpoints that are registered.", kept);
-    let watched = endpoints.clone();
-    let watched = move || watched.size().1 as u64;
-    metrics.gauge("nsm_endpoints_watches", "Streams that are told of endpoints.", watched);
+    gauge(metrics, services, "nsm_services_registered", "Network services that are registered.", |kept| {
+        kept.size().0
+    });
+    gauge(metrics, services, "nsm_services_watches", "Streams that are told of network services.", |kept| {
+        kept.size().1
+    });
+    gauge(metrics, endpoints, "nsm_endpoints_registered", "Endpoints that are registered.", |kept| {
+        kept.size().0
+    });
+    gauge(metrics, endpoints, "nsm_endpoints_watches", "Streams that are told of endpoints.", |kept| {
+        kept.size().1
+    });
 }
 
 /// What is known of the registry.
 pub(super) fn index(metrics: &Metrics, index: &Index) {
-    let services = index.clone();
-    let services = move || services.size().0 as u64;
-    metrics.gauge("nsm_services_indexed", "Network services in use, which are followed.", services);
-    let endpoints = index.clone();
-    let endpoints = move || endpoints.size().1 as u64;
-    metrics.gauge("nsm_endpoints_indexed", "Endpoints known of those.", endpoints);
+    gauge(metrics, index, "nsm_services_indexed", "Network services in use, which are followed.", |index| {
+        index.size().0
+    });
+    gauge(metrics, index, "nsm_endpoints_indexed", "Endpoints known of those.", |index| index.size().1);
 }
 
 /// What is asked of the kernel.
 pub(super) fn kernel(metrics: &Metrics, kernel: &Netlink, xconnect: &Xconnect<Netlink>, vnis: &Vnis) {
-    let (writes, reads, sysctls) = (kernel.clone(), kernel.clone(), kernel.clone());
-    let writes = move || writes.counters().writes;
-    metrics.counter("nsm_kernel_writes_total", "Netlink messages that change something.", writes);
-    let reads = move || reads.counters().reads;
-    metrics.counter("nsm_kernel_reads_total", "Netlink questions, of single objects or all.", reads);
-    let sysctls = move || sysctls.counters().sysctls;
-    metrics.counter("nsm_kernel_sysctls_total", "Files written under /proc/sys.", sysctls);
-    let linked = xconnect.clone();
-    metrics.gauge("nsm_connections_linked", "Connections with links here.", move || linked.len() as u64);
-    let vnis = vnis.clone();
-    metrics.gauge("nsm_vnis", "Tunnel numbers in use.", move || vnis.len() as u64);
+    counter(
+        metrics,
+        kernel,
+        "nsm_kernel_writes_total",
+        "Netlink messages that change something.",
+        |kernel| kernel.counters().writes,
+    );
+    counter(
+        metrics,
+        kernel,
+        "nsm_kernel_reads_total",
+        "Netlink questions, of single objects or all.",
+        |kernel| kernel.counters().reads,
+    );
+    counter(metrics, kernel, "nsm_kernel_sysctls_total", "Files written under /proc/sys.", |kernel| {
+        kernel.counters().sysctls
+    });
+    gauge(metrics, xconnect, "nsm_connections_linked", "Connections with links here.", Xconnect::len);
+    gauge(metrics, vnis, "nsm_vnis", "Tunnel numbers in use.", Vnis::len);
 }
 
 /// What is asked of the process.
 pub(super) fn requests(metrics: &Metrics, outcomes: &Arc<Outcomes>, admission: &Arc<Admission>) {
     let (outcomes, requests) = (outcomes.clone(), "nsm_requests_total");
     metrics.counters(requests, "Requests of peers, by how they ended.", "result", move || outcomes.read());
-    let load = admission.clone();
-    let running = move || load.load().running as u64;
-    metrics.gauge("nsm_requests_in_flight", "Requests that are worked on.", running);
-    let load = admission.clone();
-    let waiting = move || load.load().waiting as u64;
-    metrics.gauge("nsm_requests_waiting", "Requests that wait for their turn.", waiting);
-    let load = admission.clone();
-    let callers = move || load.load().callers as u64;
-    metrics.gauge("nsm_requests_callers", "Clients with Requests in flight or waiting.", callers);
-    let load = admission.clone();
-    let refused = move || load.load().refused;
-    metrics.counter("nsm_requests_not_begun_total", "Requests refused for want of a place or time.", refused);
+    gauge(metrics, admission, "nsm_requests_in_flight", "Requests that are worked on.", |all| {
+        all.load().running
+    });
+    gauge(metrics, admission, "nsm_requests_waiting", "Requests that wait for their turn.", |all| {
+        all.load().waiting
+    });
+    let callers = "Clients with Requests in flight or waiting.";
+    gauge(metrics, admission, "nsm_requests_callers", callers, |all| all.load().callers);
+    let refused = "Requests refused for want of a place or time.";
+    counter(metrics, admission, "nsm_requests_not_begun_total", refused, |all| all.load().refused);
 }
 
 /// What became of connections.
@@ -140,16 +143,38 @@ pub(super) fn connections(metrics: &Metrics, sessions: &Arc<SessionCounts>) {
     let open = sessions.clone();
     let open = move || open.begun.get().saturating_sub(open.ended.get());
     metrics.gauge("nsm_connections", "Connections with a task here.", open);
-    let counter = |name, help, read: fn(&SessionCounts) -> &Counter| {
+    let count = |name, help, read: fn(&SessionCounts) -> &Counter| {
         let sessions = sessions.clone();
         metrics.counter(name, help, move || read(&sessions).get());
     };
-    counter("nsm_connections_begun_total", "Connections that got a task.", |counts| &counts.begun);
-    counter("nsm_connections_expired_total", "Closed because nobody refreshed them.", |counts| {
-        &counts.expired
-    });
-    counter("nsm_refreshes_total", "Requests repeated with success.", |counts| &counts.refreshed);
-    counter("nsm_refreshes_failed_total", "Repeated Requests that failed.", |counts| &counts.failed);
-    counter("nsm_heals_total", "Requests repeated because the way may be broken.", |counts| &counts.healed);
-    counter("nsm_reselects_total", "Connections moved to another endpoint.", |counts| &counts.reselected);
+    count("nsm_connections_begun_total", "Connections that got a task.", |counts| &counts.begun);
+    count("nsm_connections_expired_total", "Closed because nobody refreshed them.", |counts| &counts.expired);
+    count("nsm_refreshes_total", "Requests repeated with success.", |counts| &counts.refreshed);
+    count("nsm_refreshes_failed_total", "Repeated Requests that failed.", |counts| &counts.failed);
+    count("nsm_heals_total", "Requests repeated because the way may be broken.", |counts| &counts.healed);
+    count("nsm_reselects_total", "Connections moved to another endpoint.", |counts| &counts.reselected);
+}
+
+/// What `source` has now, as `read` counts it.
+fn gauge<T: Clone + Send + 'static>(
+    metrics: &Metrics,
+    source: &T,
+    name: &'static str,
+    help: &'static str,
+    read: fn(&T) -> usize,
+) {
+    let source = source.clone();
+    metrics.gauge(name, help, move || read(&source) as u64);
+}
+
+/// What `source` has counted since the process began.
+fn counter<T: Clone + Send + 'static>(
+    metrics: &Metrics,
+    source: &T,
+    name: &'static str,
+    help: &'static str,
+    read: fn(&T) -> u64,
+) {
+    let source = source.clone();
+    metrics.counter(name, help, move || read(&source));
 }
