@@ -1,4 +1,5 @@
-//! `clientinfo`: labels that say where the client runs (protocol §4.5). A label that is there stays.
+//! `clientinfo`: labels that say where the client runs (protocol §4.5). A label that is there stays. What
+//! it does for endpoints is beside the other elements of registries.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,18 @@ impl ClientInfo {
     pub fn new(labels: BTreeMap<String, String>) -> Self {
         Self { labels }
     }
+
+    /// Whether there is nothing to add.
+    pub(super) fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Adds those that are missing.
+    pub(super) fn complete(&self, labels: &mut BTreeMap<String, String>) {
+        for (key, value) in &self.labels {
+            labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
 }
 
 #[async_trait]
@@ -26,9 +39,7 @@ impl Element for ClientInfo {
     }
 
     async fn request(&self, cx: &Cx, mut request: Request, next: Next<'_>) -> Result<Reply> {
-        for (key, value) in &self.labels {
-            request.connection.labels.entry(key.clone()).or_insert_with(|| value.clone());
-        }
+        self.complete(&mut request.connection.labels);
         next.request(cx, request).await
     }
 }

@@ -88,7 +88,7 @@ fn registries(mesh: &Mesh, settings: &Nsmgr, local: &LocalEntries) -> Registries
             Arc::new(
                 registry::Authorize::new(mesh.clock.clone()).with(mesh.policies.registry_server.clone()),
             ),
-            Arc::new(registry::ClientInfo::new(settings.common.client_info.clone())),
+            Arc::new(ClientInfo::new(settings.common.client_info.clone())),
             Arc::new(registry::Expire::new(inner_endpoints.clone(), mesh.clock.clone())),
         ]),
         inner_services,

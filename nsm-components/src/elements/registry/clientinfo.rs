@@ -1,27 +1,13 @@
 //! `clientinfo`: labels that say where an endpoint runs, for each service that it serves (protocol §4.2).
 //! A label that is there stays.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 
 use crate::{
     api::registry::NetworkServiceEndpoint,
     chain::{RegistryCx, RegistryElement, RegistryNext, Result},
+    elements::ClientInfo,
 };
-
-/// See the module.
-#[derive(Debug)]
-pub struct ClientInfo {
-    labels: BTreeMap<String, String>,
-}
-
-impl ClientInfo {
-    /// Adds these labels.
-    pub fn new(labels: BTreeMap<String, String>) -> Self {
-        Self { labels }
-    }
-}
 
 #[async_trait]
 impl RegistryElement<NetworkServiceEndpoint> for ClientInfo {
@@ -35,12 +21,10 @@ impl RegistryElement<NetworkServiceEndpoint> for ClientInfo {
         mut entry: NetworkServiceEndpoint,
         next: RegistryNext<'_, NetworkServiceEndpoint>,
     ) -> Result<NetworkServiceEndpoint> {
-        if !self.labels.is_empty() {
+        if !self.is_empty() {
             for service in &entry.network_service_names {
                 let labels = entry.network_service_labels.entry(service.clone()).or_default();
-                for (key, value) in &self.labels {
-                    labels.labels.entry(key.clone()).or_insert_with(|| value.clone());
-                }
+                self.complete(&mut labels.labels);
             }
         }
         next.register(cx, entry).await

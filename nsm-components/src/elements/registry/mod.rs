@@ -21,7 +21,6 @@ pub use self::{
     access::Access,
     authorize::Authorize,
     authorizeclient::AuthorizeClient,
-    clientinfo::ClientInfo,
     connect::{Connect, Wire},
     expire::Expire,
     interdomain::Interdomain,
