@@ -42,6 +42,7 @@ async fn a_restarted_operator_writes_nothing_and_at_rest_it_asks_nothing() {
     })
     .await
     .unwrap();
+    // What is claimed is silence, which has no event to wait for.
     tokio::time::sleep(WINDOW).await;
     let asked = stage.audit.of(&user, stopped).await.unwrap();
     asked.clone().writes().ensure_none("a restarted operator wrote").unwrap();

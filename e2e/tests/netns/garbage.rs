@@ -21,7 +21,7 @@ use nsm_components::{
 };
 use nsm_e2e::{
     mesh::{Mesh, Who},
-    wait::{may_run, until_true},
+    wait::{eventually, may_run, until_true},
 };
 use tonic::Code;
 
@@ -190,16 +190,8 @@ async fn a_node_that_vanishes_ends_calls_in_time_and_is_reached_again_when_it_is
     let (mesh, pod, stranger, channel) = beside_an_endpoint().await;
     let pod = &pod;
     let asked = async || stranger.ask(&channel, pod, Some(&channel.token(LIFE).unwrap())).await;
-    let reached = async |what: &str| {
-        let began = Instant::now();
-        loop {
-            match asked().await {
-                Ok(connection) => return connection,
-                Err(status) => assert!(began.elapsed() < GONE * 2, "{what}: {status:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
+    let reached =
+        async |what: &str| eventually(Duration::from_millis(100), what, GONE * 2, &asked).await.unwrap();
     let connection = reached("at first").await;
     stranger.close(&channel, connection, pod).await.unwrap();
     // Nothing is closed and nobody answers: packets go nowhere.
