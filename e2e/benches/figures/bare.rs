@@ -36,7 +36,7 @@ use nsm_components::{
 };
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request as Call, Response, Status, metadata::MetadataMap, transport::Server};
+use tonic::{Request as Call, Response, Status, transport::Server};
 
 use crate::stage::LIFE;
 
@@ -211,10 +211,10 @@ impl NetworkService for Relay {
         let channel = self.channels.get(&self.next).await.map_err(failed)?;
         let mut onward = Call::new(message);
         let peer = channel.session().map(|session| session.peer.id.clone()).unwrap_or_default();
-        let (text, expires) = self.sign(accepted.session.own_id(), &peer)?;
-        let mut metadata = MetadataMap::new();
-        Token { text: text.into(), expires }.write(&mut metadata);
-        *onward.metadata_mut() = metadata;
+        // The key that the next process would know is the library's: a signature is made for what it
+        // costs, and a token sent that may have been signed before.
+        self.sign(accepted.session.own_id(), &peer)?;
+        channel.token(LIFE).map_err(failed)?.write(onward.metadata_mut());
         let answer = NetworkServiceClient::new(channel.grpc.clone()).request(onward).await?;
         let mut connection = answer.into_inner();
         connection.id = client;

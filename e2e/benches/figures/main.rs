@@ -6,6 +6,7 @@
 
 mod bare;
 mod clients;
+mod links;
 mod process;
 mod registry;
 mod relay;
@@ -22,7 +23,7 @@ use crate::{report::Report, stage::Stage};
 /// Measures the mesh and writes target/bench/results.json.
 #[derive(Parser)]
 struct Arguments {
-    /// Figures to measure, by id (P4,P6,P13,P17,P19,P20,P21,P29); all of them by default.
+    /// Figures to measure, by id (P1 to P7, P13 to P15, P17, P19 to P21, P27, P29); all of them by default.
     #[arg(long, env = "ONLY", value_delimiter = ',')]
     only: Vec<String>,
     /// Where the results are written.
@@ -67,6 +68,9 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     }
     if wanted(&["P13", "P29"]) {
         process::measure(&stage, &mut report).await?;
+    }
+    if wanted(&["P1", "P2", "P3", "P5", "P6", "P7", "P14", "P15", "P27", "P29"]) {
+        links::measure(&stage, &mut report, wanted).await?;
     }
     report.finish(&arguments.results)
 }

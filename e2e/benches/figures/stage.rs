@@ -1,8 +1,13 @@
 //! What all figures stand on: an identity source, processes, and channels to them.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nsm_components::{
     api::peer::Address,
     settings::Target,
@@ -40,6 +45,7 @@ impl Stage {
     /// Starts the identity source and gets an identity from it.
     pub(crate) async fn start() -> Result<Self> {
         let nsm = std::env::var_os("NSM_BIN").context("NSM_BIN names no program: use `make bench`")?;
+        read_anew(Path::new(&nsm)).context("the program of NSM_BIN")?;
         let folder = tempfile::tempdir()?;
         let (netns, nsm) = (Netns::own()?, PathBuf::from(nsm));
         let identity = Process::start(Recipe {
@@ -129,6 +135,14 @@ impl Stage {
         let said = logs.map(|file| (file.file_name(), tail(&read(file))));
         said.map(|(name, tail)| format!("{}:\n{tail}", name.display())).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Lets the program be read from the disk as on a node. One that was just built still lies in memory as
+/// it was written, of which the kernel shows more to a process than it asks for.
+fn read_anew(program: &Path) -> Result<()> {
+    let file = fs::File::open(program)?;
+    file.sync_all()?;
+    Ok(posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
 }
 
 /// Dials until somebody answers.
