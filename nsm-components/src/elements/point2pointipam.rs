@@ -9,7 +9,7 @@ mod excluded;
 mod held;
 mod pool;
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -45,7 +45,13 @@ pub struct Point2PointIpam {
     pools: Mutex<Vec<Pool>>,
     keep: Keep,
     recovering_until: Instant,
+    /// What was in use when it was last looked at: that takes the longer the more there is.
+    seen: tokio::sync::Mutex<Option<(Instant, Arc<BTreeSet<IpAddr>>)>>,
 }
+
+/// How long a look at what is in use counts. Only what a former incarnation answered right before its
+/// end may come up meanwhile.
+const SEEN_FOR: Duration = Duration::from_secs(1);
 
 /// Pairs of a connection, one a pool; those it did not have before go back unless they are settled.
 struct Grant<'a> {
@@ -81,7 +87,7 @@ impl Point2PointIpam {
     /// connection stays without a Request, the pairs of a former incarnation are its connections'.
     pub fn new(groups: Vec<Vec<IpNet>>, keep: Keep, life: Duration) -> Self {
         let pools = Mutex::new(groups.into_iter().map(Pool::new).collect());
-        Self { pools, keep, recovering_until: Instant::now() + life }
+        Self { pools, keep, recovering_until: Instant::now() + life, seen: tokio::sync::Mutex::default() }
     }
 
     fn choose<'a>(
@@ -141,15 +147,23 @@ impl Point2PointIpam {
     }
 
     /// What a new connection must not get though nobody asked for it yet.
-    async fn held(&self, connection: &str) -> BTreeSet<IpAddr> {
+    async fn held(&self, connection: &str) -> Arc<BTreeSet<IpAddr>> {
         if Instant::now() >= self.recovering_until || self.knows(connection) {
-            return BTreeSet::new();
+            return Arc::default();
+        }
+        let mut seen = self.seen.lock().await;
+        if let Some((at, held)) = &*seen
+            && at.elapsed() < SEEN_FOR
+        {
+            return held.clone();
         }
         let held = tokio::task::spawn_blocking(held::addresses).await.map_err(std::io::Error::other);
-        held.flatten().unwrap_or_else(|error| {
+        let held = Arc::new(held.flatten().unwrap_or_else(|error| {
             warn!(%error, "cannot see which addresses are in use from before");
             BTreeSet::new()
-        })
+        }));
+        *seen = Some((Instant::now(), held.clone()));
+        held
     }
 
     fn release(&self, connection: &str) {
@@ -168,7 +182,7 @@ impl Element for Point2PointIpam {
         let moved = request.connection.state() == State::ReselectRequested;
         let keep = if moved { Keep::Nothing } else { self.keep };
         let context = request.connection.context.get_or_insert_default().ip_context.get_or_insert_default();
-        let grant = self.choose(&id, context, &self.held(&id).await)?;
+        let grant = self.choose(&id, context, &*self.held(&id).await)?;
         self.write(&grant.pairs, keep, context);
         let reply = next.request(cx, request).await?;
         grant.settle();

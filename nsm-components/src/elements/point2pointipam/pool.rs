@@ -27,6 +27,8 @@ pub(super) struct Brought {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pool {
     pub(super) prefixes: Vec<IpNet>,
+    /// One a prefix: what lies before it there is taken, so that a search need not begin at the start.
+    from: Vec<IpAddr>,
     /// Of pairs that are settled, and of those that wait for it.
     pub(super) taken: BTreeSet<IpAddr>,
     /// Settled pairs by connection.
@@ -36,7 +38,8 @@ pub(super) struct Pool {
 impl Pool {
     /// Addresses of these prefixes, all of them.
     pub(super) fn new(prefixes: Vec<IpNet>) -> Self {
-        Self { prefixes, ..Self::default() }
+        let from = prefixes.iter().map(|prefix| range(*prefix).0).collect();
+        Self { prefixes, from, ..Self::default() }
     }
 
     /// Whether an address is of these prefixes.
@@ -92,8 +95,11 @@ impl Pool {
     }
 
     fn give_back(&mut self, pair: Pair) {
-        self.taken.remove(&pair.endpoint);
-        self.taken.remove(&pair.client);
+        for ip in [pair.endpoint, pair.client] {
+            self.taken.remove(&ip);
+            let own = self.prefixes.iter().zip(&mut self.from).filter(|(prefix, _)| prefix.contains(&ip));
+            own.for_each(|(_, from)| *from = ip.min(*from));
+        }
     }
 
     fn recovered(&self, brought: &Brought, excluded: &Excluded) -> Option<Pair> {
@@ -103,16 +109,32 @@ impl Pool {
         (endpoint != client).then_some(Pair { endpoint, client })
     }
 
-    fn lowest(&self, but: Option<IpAddr>, excluded: &Excluded, held: &BTreeSet<IpAddr>) -> Option<IpAddr> {
-        let taken = |ip: &IpAddr| but == Some(*ip) || self.taken.contains(ip) || held.contains(ip);
-        self.prefixes.iter().find_map(|prefix| lowest_of(*prefix, excluded, taken))
+    fn lowest(
+        &mut self,
+        but: Option<IpAddr>,
+        excluded: &Excluded,
+        held: &BTreeSet<IpAddr>,
+    ) -> Option<IpAddr> {
+        let all = &self.taken;
+        let taken = |ip: &IpAddr| but == Some(*ip) || all.contains(ip) || held.contains(ip);
+        self.prefixes.iter().zip(&mut self.from).find_map(|(prefix, from)| {
+            let last = range(*prefix).1;
+            while *from < last && all.contains(from) {
+                *from = next(*from)?;
+            }
+            lowest_of(*from, last, excluded, taken)
+        })
     }
 }
 
 /// Steps over what is taken, and jumps over what is excluded: a client may exclude 2^63 addresses
 /// in a word.
-fn lowest_of(prefix: IpNet, excluded: &Excluded, taken: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
-    let (mut ip, last) = range(prefix);
+fn lowest_of(
+    mut ip: IpAddr,
+    last: IpAddr,
+    excluded: &Excluded,
+    taken: impl Fn(&IpAddr) -> bool,
+) -> Option<IpAddr> {
     loop {
         let over = match excluded.end_of(ip) {
             Some(end) => end,

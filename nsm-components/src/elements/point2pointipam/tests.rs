@@ -8,7 +8,7 @@ use crate::{api::Connection, chain::Chain};
 fn keeping(keep: Keep, prefixes: &[&str]) -> Point2PointIpam {
     let groups = prefixes.iter().map(|prefix| Pool::new(vec![prefix.parse().unwrap()])).collect();
     let pools = Mutex::new(groups);
-    Point2PointIpam { pools, keep, recovering_until: Instant::now() }
+    Point2PointIpam { pools, keep, recovering_until: Instant::now(), seen: tokio::sync::Mutex::default() }
 }
 
 fn ipam(prefixes: &[&str]) -> Point2PointIpam {
@@ -273,4 +273,14 @@ proptest! {
             prop_assert_eq!(&unique, &pools[0].taken);
         }
     }
+}
+
+#[test]
+fn addresses_given_back_are_the_next_to_go_wherever_the_search_has_come() {
+    let ipam = ipam(&["172.16.1.0/24"]);
+    let all: Vec<_> = ["a", "b", "c"].into_iter().map(|name| ask(&ipam, name)).collect();
+    ipam.release("b");
+    ipam.release("a");
+    assert_eq!([ask(&ipam, "d"), ask(&ipam, "e")], [all[0].clone(), all[1].clone()]);
+    assert_eq!(ask(&ipam, "f").dst_ip_addrs, ["172.16.1.6/32"]);
 }
