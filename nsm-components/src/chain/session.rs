@@ -82,9 +82,16 @@ struct Task {
     _handle: AbortOnDropHandle<()>,
 }
 
+/// What a caller wants, and where it waits. It is boxed: a queue has room for many, and each connection one.
+struct Asked<T> {
+    cx: Cx,
+    request: Request,
+    answer: oneshot::Sender<Result<T>>,
+}
+
 enum Event {
-    Request(Cx, Request, oneshot::Sender<Result<Reply>>),
-    Close(Cx, Request, oneshot::Sender<Result<()>>),
+    Request(Box<Asked<Reply>>),
+    Close(Box<Asked<()>>),
     /// Something says that the connection needs to be asked for again.
     Heal {
         anew: bool,
@@ -200,7 +207,7 @@ impl Element for Session {
             return Err(Error::new(Kind::Invalid, "the connection has no id"));
         }
         let (answer, answered) = oneshot::channel();
-        self.send(&id, Event::Request(cx.clone(), request, answer))?;
+        self.send(&id, Event::Request(Box::new(Asked { cx: cx.clone(), request, answer })))?;
         // The task goes on to its own end; the next Request finds what it made.
         tokio::time::timeout_at(cx.deadline, answered).await.map_err(|_| late(&id))?.map_err(|_| gone(&id))?
     }
@@ -210,7 +217,7 @@ impl Element for Session {
     async fn close(&self, cx: &Cx, request: Request, _: Next<'_>) -> Result<()> {
         let id = request.connection.id.clone();
         let (answer, answered) = oneshot::channel();
-        self.send(&id, Event::Close(cx.clone(), request, answer))?;
+        self.send(&id, Event::Close(Box::new(Asked { cx: cx.clone(), request, answer })))?;
         // Closed meanwhile, by another call or because it expired: as was asked.
         answered.await.unwrap_or(Ok(()))
     }

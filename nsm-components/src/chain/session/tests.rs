@@ -460,3 +460,13 @@ async fn a_wall_clock_that_jumps_ends_nothing_early_and_keeps_nothing_for_longer
         assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (1, 0), "{jump}");
     }
 }
+
+#[tokio::test]
+async fn a_connection_at_rest_holds_no_room_for_calls() {
+    let session = Session::new(Chain::new([]), Policy::Expire, Arc::new(crate::chain::SystemClock));
+    let (_events, receiver) = tokio::sync::mpsc::channel(1);
+    let task = super::worker::Worker::new(&session, "a").run(receiver);
+    assert!(std::mem::size_of_val(&task) < 4 << 10, "{} bytes", std::mem::size_of_val(&task));
+    // A queue takes room for 32 of them at a time.
+    assert!(std::mem::size_of::<Event>() <= 32, "{} bytes", std::mem::size_of::<Event>());
+}

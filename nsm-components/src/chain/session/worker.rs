@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, info, warn};
 
-use super::{Event, Policy, Session, SessionCounts, Suspended, Task, late};
+use super::{Asked, Event, Policy, Session, SessionCounts, Suspended, Task, late};
 use crate::{
     api::{Connection, connection::State, connectioncontext::ConnectionContext, peer::Files},
     chain::{Backoff, Chain, Clock, Cx, Memory, Reply, Request, Result, merge::merge},
@@ -107,10 +107,11 @@ impl Worker {
         loop {
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => self.handle(event).await,
+                    // Boxed, so that a connection at rest holds no room for what happens to it.
+                    Some(event) => Box::pin(self.handle(event)).await,
                     None => return,
                 },
-                () = self.wait() => self.on_timer().await,
+                () = self.wait() => Box::pin(self.on_timer()).await,
             }
             if self.established.is_none() && self.timer.is_none() {
                 let Some(tasks) = self.tasks.upgrade() else { return };
@@ -137,14 +138,16 @@ impl Worker {
     async fn handle(&mut self, event: Event) {
         match event {
             // It waited too long: its caller was told so, and nothing is known to be wrong.
-            Event::Request(cx, _, answer) if cx.left().is_zero() => {
-                let _ = answer.send(Err(late(&self.id)));
+            Event::Request(asked) if asked.cx.left().is_zero() => {
+                let _ = asked.answer.send(Err(late(&self.id)));
             }
-            Event::Request(cx, request, answer) => {
+            Event::Request(asked) => {
+                let Asked { cx, request, answer } = *asked;
                 let reply = self.called(cx, request).await;
                 let _ = answer.send(reply);
             }
-            Event::Close(cx, request, answer) => {
+            Event::Close(asked) => {
+                let Asked { cx, request, answer } = *asked;
                 // However long it waited: it is tried but once.
                 let closed = self.close(cx.undo(), request).await;
                 let _ = answer.send(closed);
