@@ -26,7 +26,7 @@ pub(super) struct Request<M = RouteNetlinkMessage> {
 
 /// Belongs for life to the namespace of the thread that opened it.
 pub(super) struct Socket<M> {
-    socket: netlink_sys::Socket,
+    netlink: netlink_sys::Socket,
     sequence: u32,
     received: Vec<u8>,
     speaks: PhantomData<M>,
@@ -94,8 +94,8 @@ impl<M: Message> Socket<M> {
             rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
             Ok(socket)
         };
-        let socket = open().map_err(|source| KernelError::Io { doing: "open a netlink socket", source })?;
-        Ok(Self { socket, sequence: 0, received: Vec::with_capacity(RECEIVE), speaks: PhantomData })
+        let netlink = open().map_err(|source| KernelError::Io { doing: "open a netlink socket", source })?;
+        Ok(Self { netlink, sequence: 0, received: Vec::with_capacity(RECEIVE), speaks: PhantomData })
     }
 
     /// Sends all requests in one system call; the kernel works on all of them even when one
@@ -195,14 +195,14 @@ impl<M: Message> Socket<M> {
             buffer.resize(start + message.buffer_len().next_multiple_of(4), 0);
             message.serialize(&mut buffer[start..]);
         }
-        let sent = self.socket.send_to(&buffer, &SocketAddr::new(0, 0), 0);
+        let sent = self.netlink.send_to(&buffer, &SocketAddr::new(0, 0), 0);
         sent.map(drop).map_err(|source| KernelError::Io { doing: "send to the kernel", source })
     }
 
     /// What is there to read; each message or why it cannot be read.
     fn receive(&mut self) -> Result<Vec<Result<NetlinkMessage<M>, KernelError>>, KernelError> {
         self.received.clear();
-        let got = self.socket.recv_from(&mut self.received, 0);
+        let got = self.netlink.recv_from(&mut self.received, 0);
         got.map_err(|source| KernelError::Io { doing: "receive from the kernel", source })?;
         let mut rest = self.received.as_slice();
         let mut messages = Vec::new();
