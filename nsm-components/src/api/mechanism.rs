@@ -15,6 +15,9 @@ pub const KERNEL: &str = "KERNEL";
 /// A VXLAN tunnel (RFC 7348).
 pub const VXLAN: &str = "VXLAN";
 
+/// A WireGuard tunnel, for IP packets alone.
+pub const WIREGUARD: &str = "WIREGUARD";
+
 /// Network namespace of the application, as `file:` or `inode:` URL.
 pub const INODE_URL: &str = "inodeURL";
 /// Interface name, at most [`MAX_INTERFACE_NAME`] bytes.
@@ -29,6 +32,10 @@ pub const DST_IP: &str = "dst_ip";
 pub const DST_PORT: &str = "dst_port";
 /// VXLAN network identifier, 1 to 2^24 - 1.
 pub const VNI: &str = "vni";
+/// Public key of the forwarder nearer to the client: 32 bytes in base64.
+pub const SRC_PUBLIC_KEY: &str = "src_public_key";
+/// Public key of the forwarder nearer to the endpoint.
+pub const DST_PUBLIC_KEY: &str = "dst_public_key";
 /// Largest frame payload in bytes.
 pub const MTU: &str = "MTU";
 
@@ -53,6 +60,14 @@ pub const VXLAN_OVERHEAD_V4: u32 = 54;
 /// The same over IPv6.
 pub const VXLAN_OVERHEAD_V6: u32 = 74;
 
+/// WireGuard overhead in bytes over an IPv4 underlay (dataplane §8).
+pub const WIREGUARD_OVERHEAD_V4: u32 = 60;
+/// The same over IPv6.
+pub const WIREGUARD_OVERHEAD_V6: u32 = 80;
+
+/// First UDP port of WireGuard tunnels, and the only one of implementations that tell tunnels apart otherwise.
+pub const WIREGUARD_PORT: u16 = 51820;
+
 // === impl Mechanism ===
 
 impl Mechanism {
@@ -66,6 +81,16 @@ impl Mechanism {
         let mut mechanism = Self { cls: REMOTE.into(), r#type: VXLAN.into(), ..Self::default() };
         mechanism.set(SRC_IP, src);
         mechanism.set(SRC_PORT, port);
+        mechanism.set(MTU, mtu);
+        mechanism
+    }
+
+    /// A WireGuard tunnel offered from `src`, with the public key of that side.
+    pub fn wireguard(src: IpAddr, port: u16, public_key: impl ToString, mtu: u32) -> Self {
+        let mut mechanism = Self { cls: REMOTE.into(), r#type: WIREGUARD.into(), ..Self::default() };
+        mechanism.set(SRC_IP, src);
+        mechanism.set(SRC_PORT, port);
+        mechanism.set(SRC_PUBLIC_KEY, public_key);
         mechanism.set(MTU, mtu);
         mechanism
     }
@@ -105,6 +130,11 @@ impl Mechanism {
     pub fn is_vxlan(&self) -> bool {
         self.r#type == VXLAN
     }
+
+    /// Whether this is a WireGuard tunnel.
+    pub fn is_wireguard(&self) -> bool {
+        self.r#type == WIREGUARD
+    }
 }
 
 /// Whether a VNI for a tunnel from `src` to `dst` has to be even. Both directions between two
@@ -122,6 +152,11 @@ pub fn vni_is_even(src: IpAddr, dst: IpAddr) -> bool {
 /// VXLAN overhead in bytes for this underlay address.
 pub fn vxlan_overhead(underlay: IpAddr) -> u32 {
     if underlay.is_ipv4() { VXLAN_OVERHEAD_V4 } else { VXLAN_OVERHEAD_V6 }
+}
+
+/// WireGuard overhead in bytes for this underlay address.
+pub fn wireguard_overhead(underlay: IpAddr) -> u32 {
+    if underlay.is_ipv4() { WIREGUARD_OVERHEAD_V4 } else { WIREGUARD_OVERHEAD_V6 }
 }
 
 /// Whether the kernel takes this as the name of an interface (net/core/dev.c, dev_valid_name).

@@ -14,7 +14,7 @@ use crate::{
     chain::SessionCounts,
     daemon::{Admission, Metrics, Readiness},
     dataplane::Netlink,
-    elements::{Index, Monitor, Outcomes, Vnis, Xconnect, registry::Memory},
+    elements::{Index, Monitor, Outcomes, Vnis, Wireguards, Xconnect, registry::Memory},
     settings::Common,
     transport::{Channels, Counts, Source},
 };
@@ -120,6 +120,16 @@ pub(super) fn kernel(metrics: &Metrics, kernel: &Netlink, xconnect: &Xconnect<Ne
     });
     gauge(metrics, xconnect, "nsm_connections_linked", "Connections with links here.", Xconnect::len);
     gauge(metrics, vnis, "nsm_vnis", "Tunnel numbers in use.", Vnis::len);
+}
+
+/// Encrypted tunnels, and what this node cannot offer others.
+pub(super) fn tunnels(metrics: &Metrics, wireguards: &Wireguards, absent: &[(&'static str, String)]) {
+    let help = "UDP ports of encrypted tunnels in use.";
+    gauge(metrics, wireguards, "nsm_wireguard_ports", help, Wireguards::len);
+    for (mechanism, reason) in absent {
+        let labels = vec![("mechanism", (*mechanism).to_owned()), ("reason", reason.clone())];
+        metrics.info("nsm_mechanism_absent", "Mechanism that this node cannot offer, and why.", labels);
+    }
 }
 
 /// What is asked of the process.

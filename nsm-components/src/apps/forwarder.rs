@@ -1,6 +1,6 @@
 //! `nsm forwarder`: makes the kernel of a node carry connections.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
@@ -13,15 +13,15 @@ use super::{
 use crate::{
     api::{
         connection::monitor_connection_server::MonitorConnectionServer,
-        mechanism::vxlan_overhead,
+        mechanism,
         networkservice::network_service_server::NetworkServiceServer,
         registry::{NetworkServiceEndpoint, NetworkServiceLabels},
     },
     chain::{Chain, Element, Policy, RegistryChain},
-    dataplane::{Dataplane, Journal, Netlink, Netns},
+    dataplane::{Dataplane, Entry, Journal, Netlink, Netns},
     elements::{
         Authorize, Connect, ConnectionService, Discover, Index, MechanismTranslation, Mechanisms, Monitor,
-        UpdatePath, UpdateToken, Vnis, Vxlan, Xconnect,
+        Tunnels, UpdatePath, UpdateToken, Vnis, Vxlan, Wireguard, Wireguards, Xconnect,
         registry::{self, Registration},
     },
     settings::Forwarder,
@@ -31,38 +31,54 @@ use crate::{
 /// Full names of the gRPC services.
 const SERVICES: &[&str] = &["networkservice.NetworkService", "connection.MonitorConnection"];
 
-/// Where tunnels end on this node: address, UDP port, largest inner packet in bytes.
-type Tunnel = (IpAddr, u16, u32);
+/// Mechanisms that this node lacks, each with its reason.
+type Absent = Vec<(&'static str, String)>;
 
-async fn tunnel(settings: &Forwarder, kernel: &Netlink) -> Result<Option<Tunnel>, Error> {
+/// Where tunnels end on this node, and which there are.
+async fn tunnels(settings: &Forwarder, kernel: &Netlink) -> Result<Option<(Tunnels, Absent)>, Error> {
     let Some(ip) = settings.tunnel_ip else { return Ok(None) };
     let failed = |reason: String| Error::Tunnel { ip, reason };
     let mtu = kernel.underlay_mtu(ip).await.map_err(|error| failed(error.to_string()))?;
     let mtu =
         mtu.ok_or_else(|| failed("no interface of this node has it; check NSM_TUNNEL_IP".to_owned()))?;
-    Ok(Some((ip, settings.vxlan_port, mtu.saturating_sub(vxlan_overhead(ip)))))
+    let lacks = kernel.lacks_wireguard().await;
+    let tunnels = Tunnels {
+        ip,
+        mtu,
+        vxlan_port: settings.vxlan_port,
+        vnis: Vnis::default(),
+        wireguards: lacks.is_none().then(Wireguards::default),
+        priority: settings.mechanism_priority.clone(),
+    };
+    Ok(Some((tunnels, lacks.map(|reason| (mechanism::WIREGUARD, reason)).into_iter().collect())))
 }
 
 fn chain(
     mesh: &Mesh,
     settings: &Forwarder,
-    tunnel: Option<Tunnel>,
-    vnis: Vnis,
+    tunnels: Option<(Tunnels, Absent)>,
     monitor: &Arc<Monitor>,
     index: Index,
     xconnect: Xconnect<Netlink>,
 ) -> Chain {
+    let (tunnels, absent) = tunnels.unzip();
+    let absent = absent.unwrap_or_default();
+    let types = tunnels.as_ref().map(Tunnels::types).unwrap_or_default();
     let mut inner: Vec<Arc<dyn Element>> = vec![
         Arc::new(monitor.clone()),
         Arc::new(Discover::new(index)),
-        Arc::new(Mechanisms::forwarder(tunnel.is_some())),
+        Arc::new(Mechanisms::forwarder(&types, &absent)),
     ];
     // On the way in: the endpoint is to know the tunnel's MTU.
-    inner.extend(tunnel.map(|(ip, port, mtu)| Arc::new(Vxlan::new(ip, port, mtu, vnis)) as Arc<dyn Element>));
+    if let Some(tunnels) = &tunnels {
+        let (mtu, vnis) = (tunnels.vxlan_mtu(), tunnels.vnis.clone());
+        inner.push(Arc::new(Vxlan::new(tunnels.ip, tunnels.vxlan_port, mtu, vnis)));
+        inner.extend(Wireguard::new(tunnels).map(|it| Arc::new(it) as Arc<dyn Element>));
+    }
     inner.extend([
         // On the way back: both sides are known only then.
         Arc::new(xconnect) as Arc<dyn Element>,
-        Arc::new(MechanismTranslation::new(tunnel)),
+        Arc::new(MechanismTranslation::new(tunnels)),
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life).to_endpoints()),
     ]);
     Chain::new([
@@ -75,6 +91,18 @@ fn chain(
         ),
         Arc::new(mesh.session(Chain::new(inner), Policy::Expire)),
     ])
+}
+
+/// Numbers and ports of tunnels, with those that an earlier process left.
+fn in_use(tunnels: Option<&Tunnels>, left: &[Entry]) -> (Vnis, Wireguards) {
+    let vnis = tunnels.map(|tunnels| tunnels.vnis.clone()).unwrap_or_default();
+    let wireguards = tunnels.and_then(|tunnels| tunnels.wireguards.clone()).unwrap_or_default();
+    for entry in left {
+        let id = entry.footprint.id.as_str();
+        entry.vni.map(|vni| vnis.reserve(vni, id));
+        entry.port.inspect(|port| wireguards.left(id, *port));
+    }
+    (vnis, wireguards)
 }
 
 /// This forwarder as its nsmgr shall know it.
@@ -104,15 +132,18 @@ pub(super) async fn run_with(
     let host =
         Netns::current().map_err(|source| Error::Kernel { what: "the network namespace", source })?.key();
     let kernel = Netlink::new().map_err(|source| Error::Kernel { what: "the network namespace", source })?;
-    let tunnel = tunnel(&settings, &kernel).await?;
+    let tunnels = tunnels(&settings, &kernel).await?;
     let (journal, left) = Journal::open(&settings.base_dir)?;
-    info!(connections = left.len(), ?tunnel, "left by an earlier process");
-    let vnis = Vnis::default();
-    for (vni, entry) in left.iter().filter_map(|entry| Some((entry.vni?, entry))) {
-        vnis.reserve(vni, entry.footprint.id.as_str());
-    }
-    let xconnect = Xconnect::new(Dataplane::new(kernel.clone()), journal, left, host);
+    info!(connections = left.len(), "left by an earlier process");
+    let (vnis, wireguards) = in_use(tunnels.as_ref().map(|(tunnels, _)| tunnels), &left);
+    let xconnect = Xconnect::new(Dataplane::new(kernel.clone()), journal, left, host)
+        .with_wireguards(wireguards.clone());
     figures::kernel(&mesh.metrics, &kernel, &xconnect, &vnis);
+    let absent = tunnels.as_ref().map(|(_, absent)| absent.as_slice()).unwrap_or_default();
+    for (mechanism, reason) in absent {
+        info!(mechanism, reason, "mechanism is not offered");
+    }
+    figures::tunnels(&mesh.metrics, &wireguards, absent);
     let _sweep = AbortOnDropHandle::new(tokio::spawn(xconnect.clone().sweep(mesh.token_life)));
 
     let up =
@@ -123,7 +154,7 @@ pub(super) async fn run_with(
     figures::index(&mesh.metrics, &index);
     let monitor = Arc::new(mesh.monitor(&settings.common.name));
     figures::monitor(&mesh.metrics, &monitor);
-    let chain = chain(&mesh, &settings, tunnel, vnis, &monitor, index, xconnect);
+    let chain = chain(&mesh, &settings, tunnels, &monitor, index, xconnect);
     let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone())
         .with(mesh.policies.monitor.clone());
     // Before the registration, which passes the socket on.

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ConnectionId, NetnsKey};
+use super::{
+    ids::{ConnectionId, NetnsKey},
+    wireguard::WireguardLink,
+};
 use crate::api::{context::Hop, mechanism::fnv1a, names::LINK_ALIAS_PREFIX, policies::Policy};
 
 /// All kernel objects of one connection on this node.
@@ -15,7 +18,7 @@ pub struct Desired {
     pub id: ConnectionId,
     /// What carries the packets.
     pub link: Link,
-    /// Interfaces in pods: two of a veth, the endpoint's first; one of a VXLAN.
+    /// Interfaces in pods: two of a veth, the endpoint's first; one of a tunnel.
     pub ends: Vec<End>,
     /// Whether to look for its policy routes: it has some, or may have had some before. Their rules
     /// outlive the link, and looking takes time.
@@ -30,6 +33,8 @@ pub enum Link {
     /// The far pod is on another node. The device is made in the underlay's namespace, where its
     /// UDP socket stays, and born in the pod.
     Vxlan(VxlanLink),
+    /// The same, encrypted, for IP packets alone.
+    Wireguard(WireguardLink),
 }
 
 /// Identity of a VXLAN tunnel (RFC 7348 §5).
@@ -67,7 +72,7 @@ pub struct End {
     /// Interface index when it is made here. Chosen, so that nobody has to ask for it; a number
     /// far above those the kernel counts up from 1.
     pub index: u32,
-    /// Hardware address.
+    /// Hardware address; zeros where the kind of link has none.
     pub mac: [u8; 6],
     /// Largest packet in bytes; `None` leaves the kernel's default.
     pub mtu: Option<u32>,

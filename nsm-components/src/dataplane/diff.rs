@@ -140,6 +140,8 @@ fn reusable<'a>(desired: &Desired, looks: &[Look<'a>]) -> Option<Vec<&'a Observe
     let kind = match (desired.link, own.as_slice()) {
         (Link::Veth, [a, b]) => peers(a, b),
         (Link::Vxlan(tunnel), [link]) => link.kind == ObservedKind::Vxlan(tunnel),
+        // Whatever differs can be changed on it.
+        (Link::Wireguard(_), [link]) => matches!(link.kind, ObservedKind::Wireguard(_)),
         _ => false,
     };
     (named && kind).then_some(own)
@@ -213,6 +215,7 @@ fn change(
     if end.mac != link.mac {
         operations.push(Operation::SetMac { at: at(), from: link.mac, to: end.mac });
     }
+    operations.extend(wireguard(desired, link, at));
     if !link.has_altname {
         operations.push(Operation::AddAltname(at(), altname(&desired.id, end.role)));
     }
@@ -233,6 +236,14 @@ fn change(
     operations.extend(new.iter().map(|neighbour| Operation::SetNeighbour(at(), *neighbour)));
     operations.extend(policies::change(policy::tag(&desired.id), end, &at(), policies)?);
     Ok(operations)
+}
+
+/// Key, port and peer of an encrypted tunnel, before it is raised: its socket is opened then.
+fn wireguard(desired: &Desired, link: &ObservedLink, at: impl Fn() -> At) -> Option<Operation> {
+    let Link::Wireguard(to) = desired.link else { return None };
+    let from = if let ObservedKind::Wireguard(from) = link.kind { from } else { None };
+    let is_served = from.is_some_and(|from| to.is_served_by(&from));
+    (!is_served).then(|| Operation::SetWireguard { at: at(), from, to })
 }
 
 /// What is there and not wanted, and what is wanted and not there, each in order.

@@ -10,10 +10,11 @@ use super::{
     diff::{Conflict, diff, removal},
     ids::{ConnectionId, NetnsKey},
     netns::{Namespaces, Netns},
-    observed::{Observed, ObservedEnd, OwnedLink},
+    observed::{Observed, ObservedEnd, ObservedKind, OwnedLink},
     operation::{At, Operation},
     port::{Depth, Failure, Kernel, KernelError},
     traffic::{Traffic, counted},
+    wireguard::WireguardLink,
 };
 
 /// What `ensure` had to do.
@@ -52,6 +53,12 @@ pub enum Error {
     VniTaken {
         /// The VNI.
         vni: u32,
+    },
+    /// Somebody else has the UDP port of an encrypted tunnel.
+    #[error("UDP port {port} is taken on this node: choose another one")]
+    PortTaken {
+        /// The port.
+        port: u16,
     },
     /// A change failed; what this call had made before is taken back.
     #[error(transparent)]
@@ -174,6 +181,23 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
         Ok(Removed::Deleted)
     }
 
+    /// The encrypted tunnel of a connection as the kernel has it, key included; `None` when there is none.
+    pub async fn wireguard(
+        &self,
+        footprint: &Footprint,
+        netns: &Namespaces,
+    ) -> Result<Option<WireguardLink>, Error> {
+        let observed = self.kernel.observe(footprint, Depth::Routes, netns).await;
+        let observed = observed.map_err(|source| Error::Observe { id: footprint.id.clone(), source })?;
+        Ok(observed.ends.iter().find_map(|end| match end {
+            ObservedEnd::Reachable { own: Some(link), .. } => match link.kind {
+                ObservedKind::Wireguard(tunnel) => tunnel,
+                _ => None,
+            },
+            _ => None,
+        }))
+    }
+
     /// Whether the kernel is as desired; changes nothing.
     pub async fn is_in_sync(&self, desired: &Desired, netns: &Namespaces) -> Result<bool, Error> {
         let observed = self.observe(desired, netns).await?;
@@ -247,6 +271,7 @@ fn refused(desired: &Desired, failure: Box<Failure>) -> Error {
         (Link::Vxlan(tunnel), Operation::Create(_), Some(Errno::EEXIST)) => {
             Error::VniTaken { vni: tunnel.vni }
         }
+        (Link::Wireguard(tunnel), _, Some(Errno::EADDRINUSE)) => Error::PortTaken { port: tunnel.port },
         _ => Error::Apply(failure),
     }
 }

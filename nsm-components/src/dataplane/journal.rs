@@ -14,7 +14,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{desired::Footprint, ids::ConnectionId};
+use super::{
+    desired::{Footprint, Link},
+    ids::ConnectionId,
+};
 
 /// One connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,11 +25,14 @@ pub struct Entry {
     /// What to look for and where.
     #[serde(flatten)]
     pub footprint: Footprint,
-    /// `veth` or `vxlan`; for people who read the file.
+    /// `veth`, `vxlan` or `wireguard`; for people who read the file.
     pub kind: String,
     /// VNI of its tunnel, so that the next process does not give it to another connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
+    /// UDP port of its encrypted tunnel, for the same reason. The key is in the kernel alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// When the connection's token ends, in seconds since 1970. By the wall clock, which may have
     /// jumped: the reader gives every connection a whole token life from its own start.
     pub expires: u64,
@@ -122,12 +128,13 @@ impl Journal {
 impl Entry {
     /// An entry for what `ensure` has built.
     pub fn new(desired: &super::desired::Desired, expires: SystemTime) -> Self {
-        let (kind, vni) = match desired.link {
-            super::desired::Link::Veth => ("veth", None),
-            super::desired::Link::Vxlan(tunnel) => ("vxlan", Some(tunnel.vni)),
+        let (kind, vni, port) = match desired.link {
+            Link::Veth => ("veth", None, None),
+            Link::Vxlan(tunnel) => ("vxlan", Some(tunnel.vni), None),
+            Link::Wireguard(tunnel) => ("wireguard", None, Some(tunnel.port)),
         };
         let expires = expires.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-        Self { footprint: desired.footprint(), kind: kind.into(), vni, expires }
+        Self { footprint: desired.footprint(), kind: kind.into(), vni, port, expires }
     }
 
     /// When the connection's token ends by the wall clock.

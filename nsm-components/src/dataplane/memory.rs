@@ -215,7 +215,11 @@ impl State {
             }
             Operation::SetMac { at, to, .. } => self.link(at)?.link.mac = *to,
             Operation::SetMtu { at, to, .. } => self.link(at)?.link.mtu = *to,
+            Operation::SetWireguard { at, to, .. } => {
+                self.link(at)?.link.kind = ObservedKind::Wireguard(Some(*to));
+            }
             Operation::Raise(at, alias) => {
+                self.open_port((at.netns, at.index))?;
                 let link = self.link(at)?;
                 link.alias = Some(alias.clone());
                 link.link.up = true;
@@ -273,6 +277,7 @@ impl State {
             let peer = keys.iter().enumerate().find(|(i, _)| *i != at).map(|(_, key)| *key);
             let kind = match desired.link {
                 Link::Vxlan(tunnel) => ObservedKind::Vxlan(tunnel),
+                Link::Wireguard(_) => ObservedKind::Wireguard(None),
                 Link::Veth => ObservedKind::Veth { peer: peer.map(|(_, index)| index).unwrap_or_default() },
             };
             let link = ObservedLink {
@@ -311,6 +316,17 @@ impl State {
             }
             _ => false,
         })
+    }
+
+    /// A device that is raised opens its port, which no other one has, whatever pod it is in.
+    fn open_port(&self, key: (NetnsKey, u32)) -> Result<(), Errno> {
+        let port = |link: &MemoryLink| match link.link.kind {
+            ObservedKind::Wireguard(Some(tunnel)) => Some(tunnel.port),
+            _ => None,
+        };
+        let Some(wanted) = self.links.get(&key).and_then(port) else { return Ok(()) };
+        let mut others = self.links.iter().filter(|(other, link)| **other != key && link.link.up);
+        if others.any(|(_, link)| port(link) == Some(wanted)) { Err(Errno::EADDRINUSE) } else { Ok(()) }
     }
 
     fn delete(&mut self, key: (NetnsKey, u32)) {

@@ -34,6 +34,7 @@ mod plan;
 mod policy;
 mod port;
 mod traffic;
+mod wireguard;
 
 pub use desired::{Desired, End, Footprint, Link, Neighbour, Place, Role, VxlanLink};
 pub use diff::{Conflict, diff, removal};
@@ -49,3 +50,4 @@ pub use plan::{PlanError, Side, plan};
 pub use policy::{MAIN, ObservedPolicy, Policies, Rule};
 pub use port::{Depth, Failure, Kernel, KernelError};
 pub use traffic::{Traffic, segment_metrics};
+pub use wireguard::{KeyError, PrivateKey, PublicKey, WireguardLink};

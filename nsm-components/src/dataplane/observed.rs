@@ -7,6 +7,7 @@ use super::{
     ids::{ConnectionId, NetnsKey},
     policy::Policies,
     traffic::Traffic,
+    wireguard::WireguardLink,
 };
 use crate::api::{
     context::Hop,
@@ -62,7 +63,7 @@ pub struct ObservedLink {
     pub has_altname: bool,
     /// Its kind with what cannot be changed later.
     pub kind: ObservedKind,
-    /// Hardware address.
+    /// Hardware address; zeros where the kind of link has none.
     pub mac: [u8; 6],
     /// MTU in bytes.
     pub mtu: u32,
@@ -90,6 +91,9 @@ pub enum ObservedKind {
     },
     /// A tunnel.
     Vxlan(VxlanLink),
+    /// An encrypted tunnel; `None` where it is none that is made here, such as one without a peer yet, or
+    /// was not asked for.
+    Wireguard(Option<WireguardLink>),
     /// Anything else.
     Other,
 }

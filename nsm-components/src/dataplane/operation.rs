@@ -9,6 +9,7 @@ use super::{
     ids::NetnsKey,
     observed::Distant,
     policy::{MAIN, Rule},
+    wireguard::WireguardLink,
 };
 use crate::api::context::Hop;
 
@@ -53,6 +54,15 @@ pub enum Operation {
         /// After.
         to: u32,
     },
+    /// Gives a WireGuard device its key, port and peer.
+    SetWireguard {
+        /// The link.
+        at: At,
+        /// Before.
+        from: Option<WireguardLink>,
+        /// After.
+        to: WireguardLink,
+    },
     /// Raises the link and writes its alias: from here on it is finished.
     Raise(At, String),
     /// Adds an address; an IPv6 one without duplicate address detection.
@@ -90,6 +100,9 @@ impl Operation {
             }
             Self::SetMac { at, from, to } => Self::SetMac { at: at.clone(), from: *to, to: *from },
             Self::SetMtu { at, from, to } => Self::SetMtu { at: at.clone(), from: *to, to: *from },
+            Self::SetWireguard { at, from: Some(from), to } => {
+                Self::SetWireguard { at: at.clone(), from: Some(*to), to: *from }
+            }
             Self::AddAddress(at, net) => Self::RemoveAddress(at.clone(), *net),
             Self::RemoveAddress(at, net) => Self::AddAddress(at.clone(), *net),
             Self::AddRoute(at, table, hop) => Self::RemoveRoute(at.clone(), *table, *hop),
@@ -101,6 +114,7 @@ impl Operation {
             Self::Delete(_)
             | Self::DeleteDistant(_)
             | Self::AddAltname(..)
+            | Self::SetWireguard { from: None, .. }
             | Self::Raise(..)
             | Self::EnableIpv6(_)
             | Self::AllowPing(_) => return None,
@@ -116,6 +130,7 @@ impl Operation {
             | Self::AddAltname(at, _)
             | Self::SetMac { at, .. }
             | Self::SetMtu { at, .. }
+            | Self::SetWireguard { at, .. }
             | Self::Raise(at, _)
             | Self::AddAddress(at, _)
             | Self::RemoveAddress(at, _)
@@ -145,6 +160,9 @@ impl fmt::Display for Operation {
             Self::AddAltname(at, name) => write!(f, "add altname {name} to {at}"),
             Self::SetMac { at, to, .. } => write!(f, "set hardware address {to:02x?} on {at}"),
             Self::SetMtu { at, to, .. } => write!(f, "set mtu {to} on {at}"),
+            Self::SetWireguard { at, to, .. } => {
+                write!(f, "set port {} and peer {} at {} on {at}", to.port, to.peer, to.endpoint)
+            }
             Self::Raise(at, alias) => write!(f, "raise {at} as {alias}"),
             Self::AddAddress(at, net) => write!(f, "add address {net} to {at}"),
             Self::RemoveAddress(at, net) => write!(f, "remove address {net} from {at}"),
@@ -166,6 +184,7 @@ fn create(f: &mut fmt::Formatter<'_>, desired: &Desired) -> fmt::Result {
         Link::Vxlan(t) => {
             write!(f, "create vxlan {} from {} to {} port {}", t.vni, t.local, t.remote, t.port)
         }
+        Link::Wireguard(t) => write!(f, "create wireguard port {} to {}", t.port, t.endpoint),
     }?;
     for (i, end) in desired.ends.iter().enumerate() {
         let word = if i == 0 { "" } else { " and" };

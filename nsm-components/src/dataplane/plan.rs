@@ -5,12 +5,13 @@ use ipnet::IpNet;
 use super::{
     desired::{Desired, End, Link, Neighbour, Role, VxlanLink, mac},
     ids::{BadConnectionId, ConnectionId, NetnsKey},
+    wireguard::WireguardLink,
 };
 use crate::api::{
     Connection,
     connectioncontext::ConnectionContext,
     context,
-    mechanism::{interface_name_is_valid, vxlan_overhead},
+    mechanism::{interface_name_is_valid, vxlan_overhead, wireguard_overhead},
     policies::policies,
 };
 
@@ -30,6 +31,13 @@ pub enum Side {
         tunnel: VxlanLink,
         /// Largest inner packet in bytes that the underlay carries (its MTU less the overhead);
         /// 0 when unknown, which counts as an underlay of 1500.
+        mtu: u32,
+    },
+    /// An encrypted tunnel to another node.
+    Wireguard {
+        /// This end of it.
+        tunnel: WireguardLink,
+        /// As of [`Side::Vxlan`].
         mtu: u32,
     },
 }
@@ -66,6 +74,12 @@ pub enum PlanError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The other end's address.
+    #[error("a tunnel to {0} cannot be: name the address and UDP port of one host")]
+    Endpoint(std::net::SocketAddr),
+    /// Frames through a tunnel of packets.
+    #[error("WireGuard carries IP packets alone, and the payload is {0:?}: let it be IP, or offer VXLAN")]
+    Payload(String),
     /// IPv6 over a path that is too small for it.
     #[error(
         "mtu {mtu} of the path is below 1280, the smallest of IPv6 (RFC 8200), and {address} is asked for: \
@@ -102,14 +116,19 @@ pub fn plan(connection: &Connection, server: &Side, client: &Side) -> Result<Des
     let (link, mtu) = link(server, client, context.mtu)?;
     let end = |role, side: &Side| match side {
         Side::Kernel { netns, ifname } => Some(end(&id, role, *netns, ifname, mtu, &context)),
-        Side::Vxlan { .. } => None,
+        Side::Vxlan { .. } | Side::Wireguard { .. } => None,
     };
     // The endpoint's end is configured first: it has to be ready when the client's first packet comes.
     let sides = [end(Role::Endpoint, client), end(Role::Client, server)];
     let mut ends = sides.into_iter().flatten().collect::<Result<Vec<End>, PlanError>>()?;
     check(&id, &ends)?;
-    if link == Link::Veth && connection.payload == IP {
-        acquaint(&mut ends);
+    match link {
+        Link::Veth if connection.payload == IP => acquaint(&mut ends),
+        Link::Wireguard(_) if connection.payload != IP => {
+            return Err(PlanError::Payload(connection.payload.clone()));
+        }
+        Link::Wireguard(_) => ends.iter_mut().for_each(strip),
+        _ => {}
     }
     let has_policies = ends.iter().any(|end| !end.policies.is_empty());
     Ok(Desired { id, link, ends, has_policies }.reindexed(0))
@@ -121,6 +140,10 @@ fn link(server: &Side, client: &Side, context_mtu: u32) -> Result<(Link, Option<
         (Side::Vxlan { tunnel, mtu }, _) | (_, Side::Vxlan { tunnel, mtu }) => {
             let unknown = ETHERNET_MTU - vxlan_overhead(tunnel.local);
             (Link::Vxlan(valid(*tunnel)?), if *mtu == 0 { unknown } else { *mtu })
+        }
+        (Side::Wireguard { tunnel, mtu }, _) | (_, Side::Wireguard { tunnel, mtu }) => {
+            let unknown = ETHERNET_MTU - wireguard_overhead(tunnel.endpoint.ip());
+            (Link::Wireguard(reachable(*tunnel)?), if *mtu == 0 { unknown } else { *mtu })
         }
         _ => (Link::Veth, 0),
     };
@@ -144,6 +167,18 @@ fn valid(tunnel: VxlanLink) -> Result<VxlanLink, PlanError> {
         return Ok(tunnel);
     };
     Err(PlanError::Tunnel { tunnel, why })
+}
+
+fn reachable(tunnel: WireguardLink) -> Result<WireguardLink, PlanError> {
+    let to = tunnel.endpoint;
+    let is_host = !to.ip().is_unspecified() && !to.ip().is_multicast() && to.port() != 0;
+    if is_host { Ok(tunnel) } else { Err(PlanError::Endpoint(to)) }
+}
+
+/// What a link without hardware addresses has none of.
+fn strip(end: &mut End) {
+    end.mac = [0; 6];
+    end.neighbours.clear();
 }
 
 fn end(

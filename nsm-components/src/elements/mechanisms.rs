@@ -4,25 +4,37 @@
 use async_trait::async_trait;
 
 use crate::{
-    api::mechanism::{KERNEL, SERVER_INTERFACE, VXLAN},
+    api::mechanism::{KERNEL, SERVER_INTERFACE},
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
 };
 
 /// See the module.
 #[derive(Debug)]
 pub struct Mechanisms {
-    supported: &'static [&'static str],
+    supported: Vec<&'static str>,
+    /// Types that are absent here for a reason.
+    absent: Vec<(&'static str, String)>,
 }
 
 impl Mechanisms {
-    /// A forwarder's: kernel interfaces, and tunnels when there is an address for them.
-    pub fn forwarder(tunnels: bool) -> Self {
-        Self { supported: if tunnels { &[KERNEL, VXLAN] } else { &[KERNEL] } }
+    /// A forwarder's: kernel interfaces, and these tunnels. `absent` are those that it lacks, and why.
+    pub fn forwarder(tunnels: &[&'static str], absent: &[(&'static str, String)]) -> Self {
+        Self { supported: [&[KERNEL], tunnels].concat(), absent: absent.to_vec() }
     }
 
     /// An endpoint's.
     pub fn kernel() -> Self {
-        Self { supported: &[KERNEL] }
+        Self { supported: vec![KERNEL], absent: Vec::new() }
+    }
+}
+
+impl Mechanisms {
+    /// What is said of a type that is not here.
+    fn refusal(&self, kind: &str) -> String {
+        match self.absent.iter().find(|(absent, _)| *absent == kind) {
+            Some((_, reason)) => format!("{kind} is not supported: {reason}"),
+            None => format!("{kind} is not supported"),
+        }
     }
 }
 
@@ -43,8 +55,8 @@ impl Element for Mechanisms {
         if let Some(mechanism) = &request.connection.mechanism {
             if !self.supported.contains(&mechanism.r#type.as_str()) {
                 let message = format_args!(
-                    "unsupported mechanism {:?}; here are {}",
-                    mechanism.r#type,
+                    "unsupported mechanism: {}; here are {}",
+                    self.refusal(&mechanism.r#type),
                     self.supported.join(", ")
                 );
                 return Err(Error::new(Kind::Invalid, message));
@@ -55,7 +67,7 @@ impl Element for Mechanisms {
         let mut kind = Kind::Invalid;
         for preference in &request.preferences {
             if !self.supported.contains(&preference.r#type.as_str()) {
-                refusals.push(format!("{} is not supported", preference.r#type));
+                refusals.push(self.refusal(&preference.r#type));
                 continue;
             }
             let mut request = request.clone();
@@ -120,7 +132,8 @@ mod tests {
     #[tokio::test]
     async fn a_forwarder_takes_the_first_preference_it_has_and_tells_its_two_interfaces() {
         let chain = Chain::new([
-            Arc::new(Mechanisms::forwarder(false)) as Arc<dyn Element>,
+            Arc::new(Mechanisms::forwarder(&[], &[("VXLAN", "no address for tunnels".to_owned())]))
+                as Arc<dyn Element>,
             Arc::new(MechanismTranslation::new(None)),
             Arc::new(Takes),
         ]);
@@ -130,6 +143,9 @@ mod tests {
         assert_eq!(metrics[SERVER_INTERFACE], "KERNEL/nsm-1");
         assert_eq!(metrics[CLIENT_INTERFACE], "KERNEL/unknown");
         let error = chain.start().request(&cx, request(&["MEMIF", "VXLAN"])).await.unwrap_err();
-        assert!(error.message.contains("MEMIF is not supported; VXLAN is not supported"), "{error}");
+        assert!(
+            error.message.contains("MEMIF is not supported; VXLAN is not supported: no address for tunnels"),
+            "{error}"
+        );
     }
 }

@@ -1,32 +1,40 @@
 //! `mechanismtranslation` and `filtermechanisms`: the mechanism towards the next process is another
 //! one than the caller's, and is remembered between Requests (protocol §4.4).
 
-use std::net::IpAddr;
-
 use async_trait::async_trait;
 
+use super::tunnels::Tunnels;
 use crate::{
-    api::{Mechanism, connection::State, mechanism},
+    api::{Connection, Mechanism, connection::State, mechanism},
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
 };
 
 /// See the module.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MechanismTranslation {
-    tunnel: Option<(IpAddr, u16, u32)>,
+    tunnels: Option<Tunnels>,
 }
 
 impl MechanismTranslation {
-    /// Offers tunnels from this address and UDP port, whose frames carry at most this many bytes.
-    pub fn new(tunnel: Option<(IpAddr, u16, u32)>) -> Self {
-        Self { tunnel }
+    /// Offers these tunnels.
+    pub fn new(tunnels: Option<Tunnels>) -> Self {
+        Self { tunnels }
     }
 
-    fn preferences(&self, local: bool) -> Result<Vec<Mechanism>> {
-        match (local, self.tunnel) {
-            (true, _) => Ok(vec![Mechanism::kernel()]),
-            (false, Some((ip, port, mtu))) => Ok(vec![Mechanism::vxlan(ip, port, mtu)]),
-            (false, None) => Err(Error::new(
+    /// What is offered; `known` is the mechanism that stays, and `same` says that the connection leads where it
+    /// did.
+    fn preferences(
+        &self,
+        local: bool,
+        connection: &Connection,
+        known: Option<&Mechanism>,
+        same: bool,
+    ) -> Result<Vec<Mechanism>> {
+        match (local, &self.tunnels, known) {
+            (true, ..) => Ok(vec![Mechanism::kernel()]),
+            (false, Some(tunnels), Some(known)) => Ok(vec![tunnels.offer(&known.r#type, &connection.id)?]),
+            (false, Some(tunnels), None) => tunnels.offers(connection, same),
+            (false, None, _) => Err(Error::new(
                 Kind::Unavailable,
                 "the endpoint is on another node and this forwarder has no tunnel address: set NSM_TUNNEL_IP",
             )),
@@ -39,6 +47,21 @@ impl MechanismTranslation {
 fn without_netns(mut mechanism: Mechanism) -> Mechanism {
     mechanism.parameters.remove(mechanism::INODE_URL);
     mechanism
+}
+
+/// A mechanism that stays, with what this side has now.
+fn renewed(mut known: Mechanism, offer: &Mechanism) -> Mechanism {
+    if known.r#type != offer.r#type {
+        return known;
+    }
+    let mtus =
+        [&known, offer].into_iter().filter_map(|it| it.parse::<u32>(mechanism::MTU)).filter(|mtu| *mtu > 0);
+    let mtu = mtus.min();
+    known.parameters.extend(offer.parameters.clone());
+    if let Some(mtu) = mtu {
+        known.set(mechanism::MTU, mtu);
+    }
+    known
 }
 
 #[async_trait]
@@ -61,15 +84,21 @@ impl Element for MechanismTranslation {
             let before = memory.next.as_ref().map(|(_, answered)| &answered.network_service_endpoint_name);
             before.is_none_or(|before| before == endpoint)
         });
-        inner.connection.mechanism = known.filter(|known| same && known.cls == class).map(without_netns);
-        inner.preferences = self.preferences(local)?;
+        let known = known.filter(|known| same && known.cls == class);
+        inner.preferences = self.preferences(local, &inner.connection, known.as_ref(), same && !reselect)?;
+        let known = known.map(without_netns);
+        inner.connection.mechanism = match inner.preferences.first() {
+            Some(offer) => known.map(|known| renewed(known, offer)),
+            None => known,
+        };
+        let offered: Vec<String> = inner.preferences.iter().map(|offer| offer.r#type.clone()).collect();
         let mut reply = next.request(cx, inner).await?;
         let downstream = std::mem::replace(&mut reply.connection.mechanism, upstream);
-        let kind = if local { mechanism::KERNEL } else { mechanism::VXLAN };
-        if downstream.as_ref().is_none_or(|answer| answer.cls != class || answer.r#type != kind) {
+        if downstream.as_ref().is_none_or(|answer| answer.cls != class || !offered.contains(&answer.r#type)) {
             let got =
                 downstream.map(|answer| format!("{} {}", answer.cls, answer.r#type)).unwrap_or_default();
-            let message = format!("asked for {class} {kind}, the next process answered {got:?}");
+            let message =
+                format!("asked for {class} {}, the next process answered {got:?}", offered.join(" or "));
             let request = Request { connection: reply.connection, ..Request::default() };
             if let Err(undo) = next.close(&cx.undo(), request).await {
                 tracing::warn!(%undo, "could not close what was answered wrongly");

@@ -33,10 +33,12 @@ mod serve;
 #[cfg(test)]
 mod testing;
 mod trimpath;
+mod tunnels;
 mod updatepath;
 mod updatetoken;
 mod vxlan;
 mod watch;
+mod wireguard;
 mod xconnect;
 
 pub use self::{
@@ -69,8 +71,10 @@ pub use self::{
     recovery::Recovery,
     serve::{ConnectionService, health_service},
     trimpath::TrimPath,
+    tunnels::Tunnels,
     updatepath::UpdatePath,
     updatetoken::UpdateToken,
     vxlan::{Vnis, Vxlan},
+    wireguard::{Wireguard, Wireguards},
     xconnect::Xconnect,
 };

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::RwLock;
 use tracing::{info, warn};
 
+use super::wireguard::{self, Wireguards};
 use crate::{
     api::{
         Connection, Mechanism,
@@ -30,8 +31,8 @@ use crate::{
     },
 };
 
-/// How often another VNI is asked for when the kernel has the one that was drawn.
-const VNI_TRIES: usize = 3;
+/// How often another VNI or port is tried when the kernel has the one that was drawn.
+const TRIES: usize = 3;
 
 /// See the module. Clones share it.
 pub struct Xconnect<K> {
@@ -41,6 +42,7 @@ pub struct Xconnect<K> {
     /// Calls for connections hold it together, the sweep alone: it works outside of their tasks.
     sweeping: Arc<RwLock<()>>,
     host: NetnsKey,
+    wireguards: Wireguards,
 }
 
 /// A connection that has links here.
@@ -62,13 +64,14 @@ enum Half {
 
 impl<K> Clone for Xconnect<K> {
     fn clone(&self) -> Self {
-        let Self { dataplane, journal, known, sweeping, host } = self;
+        let Self { dataplane, journal, known, sweeping, host, wireguards } = self;
         let (dataplane, journal) = (dataplane.clone(), journal.clone());
-        Self { dataplane, journal, known: known.clone(), sweeping: sweeping.clone(), host: *host }
+        let (known, sweeping, wireguards) = (known.clone(), sweeping.clone(), wireguards.clone());
+        Self { dataplane, journal, known, sweeping, host: *host, wireguards }
     }
 }
 
-fn side(mechanism: Option<&Mechanism>, half: Half) -> Result<Side> {
+fn side(id: &str, mechanism: Option<&Mechanism>, half: Half, wireguards: &Wireguards) -> Result<Side> {
     let invalid = |what: &str| Error::new(Kind::Invalid, what);
     let mechanism = mechanism.ok_or_else(|| invalid("one side has no mechanism"))?;
     if mechanism.is_kernel() {
@@ -79,6 +82,14 @@ fn side(mechanism: Option<&Mechanism>, half: Half) -> Result<Side> {
             netns: NetnsKey { dev: key.dev, ino: key.ino },
             ifname: ifname.to_owned(),
         });
+    }
+    if mechanism.is_wireguard() {
+        let peer = match half {
+            Half::Server => wireguard::SRC,
+            Half::Client => wireguard::DST,
+        };
+        let tunnel = wireguards.link(id, mechanism, peer)?;
+        return Ok(Side::Wireguard { tunnel, mtu: mechanism.parse(MTU).unwrap_or(0) });
     }
     let (own, peer) = match half {
         Half::Server => (DST_IP, SRC_IP),
@@ -100,7 +111,9 @@ fn namespaces(files: &Files) -> Namespaces {
 
 fn refused(error: &dataplane::Error) -> Error {
     let kind = match error {
-        dataplane::Error::Conflict(_) | dataplane::Error::VniTaken { .. } => Kind::Taken,
+        dataplane::Error::Conflict(_)
+        | dataplane::Error::VniTaken { .. }
+        | dataplane::Error::PortTaken { .. } => Kind::Taken,
         _ => Kind::Unavailable,
     };
     Error::caused(kind, error)
@@ -121,7 +134,27 @@ impl<K: Kernel> Xconnect<K> {
         let in_use = known.clone();
         let dataplane =
             dataplane.with_in_use(move |id| in_use.lock().get(id).is_some_and(|known: &Known| known.claimed));
-        Self { dataplane, journal, known, sweeping: Arc::default(), host }
+        Self { dataplane, journal, known, sweeping: Arc::default(), host, wireguards: Wireguards::default() }
+    }
+
+    /// Encrypted tunnels have these ports and keys.
+    #[must_use]
+    pub fn with_wireguards(self, wireguards: Wireguards) -> Self {
+        Self { wireguards, ..self }
+    }
+
+    /// Reads the key of a tunnel that an earlier process left, so that its peer has to learn no other.
+    async fn recall(&self, id: &str, files: &Files) {
+        if !self.wireguards.lacks_key(id) {
+            return;
+        }
+        let Ok(id) = ConnectionId::new(id) else { return };
+        let Some(footprint) = self.known.lock().get(&id).map(|known| known.footprint.clone()) else { return };
+        match self.dataplane.wireguard(&footprint, &namespaces(files)).await {
+            Ok(Some(tunnel)) => self.wireguards.found(id.as_str(), &tunnel),
+            Ok(None) => {}
+            Err(error) => warn!(connection.id = %id, %error, "cannot read the tunnel's key: it gets another"),
+        }
     }
 
     /// Removes what an earlier process left and nobody asked for during `life`, and whenever that
@@ -150,8 +183,10 @@ impl<K: Kernel> Xconnect<K> {
         downstream: Option<&Mechanism>,
         files: &Files,
     ) -> Result<std::result::Result<Vec<(Role, Traffic)>, dataplane::Error>> {
-        let server = side(connection.mechanism.as_ref(), Half::Server)?;
-        let client = side(downstream, Half::Client)?;
+        self.recall(&connection.id, files).await;
+        let of = |mechanism, half| side(&connection.id, mechanism, half, &self.wireguards);
+        let (server, client) =
+            (of(connection.mechanism.as_ref(), Half::Server)?, of(downstream, Half::Client)?);
         let mut desired =
             plan(connection, &server, &client).map_err(|error| Error::caused(Kind::Invalid, &error))?;
         let namespaces = namespaces(files);
@@ -282,6 +317,7 @@ impl<K: Kernel> Element for Xconnect<K> {
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
         let id = request.connection.id.clone();
         let (known, claimed) = self.knows(&id);
+        self.recall(&id, &request.files).await;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -295,8 +331,19 @@ impl<K: Kernel> Element for Xconnect<K> {
                 Ok(Err(error @ dataplane::Error::VniTaken { .. })) => {
                     let drawn_by_peer = downstream.as_ref().is_some_and(Mechanism::is_vxlan);
                     let error = refused(&error);
-                    if drawn_by_peer && tries < VNI_TRIES {
+                    if drawn_by_peer && tries < TRIES {
                         // The peer draws another one for a Request without mechanism.
+                        self.undo(cx, reply.connection, reply.files, next).await;
+                        continue;
+                    }
+                    error
+                }
+                Ok(Err(error @ dataplane::Error::PortTaken { .. })) => {
+                    // The next Request draws another one; towards the endpoint it is this node's own.
+                    self.wireguards.release(&id);
+                    let offered_here = downstream.as_ref().is_some_and(Mechanism::is_wireguard);
+                    let error = refused(&error);
+                    if offered_here && tries < TRIES {
                         self.undo(cx, reply.connection, reply.files, next).await;
                         continue;
                     }

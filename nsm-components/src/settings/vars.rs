@@ -55,6 +55,8 @@ names! {
     NSM_TUNNEL_IP,
     /// UDP port of VXLAN.
     NSM_VXLAN_PORT,
+    /// Types of tunnels that a forwarder offers before others, best first, comma-separated.
+    NSM_MECHANISM_PRIORITY,
     /// Network services a client asks for: NSM URLs, comma-separated.
     NSM_NETWORK_SERVICES,
     /// Network services an endpoint offers.

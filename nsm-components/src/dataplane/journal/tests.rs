@@ -7,7 +7,7 @@ fn entry(id: &str) -> Entry {
     let place = Place { role: Role::Client, netns: NetnsKey { dev: 4, ino: 7 }, name: "nsm-1".into() };
     let footprint =
         Footprint { id: ConnectionId::new(id).unwrap(), places: vec![place], has_policies: false };
-    Entry { footprint, kind: "veth".into(), vni: None, expires: 1_700_000_000 }
+    Entry { footprint, kind: "veth".into(), vni: None, port: None, expires: 1_700_000_000 }
 }
 
 fn names(folder: &TempDir) -> Vec<String> {

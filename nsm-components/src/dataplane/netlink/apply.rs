@@ -64,12 +64,13 @@ impl Session {
         Ok(())
     }
 
-    /// Operations of one kind of transport: a sysctl alone, or netlink messages of one namespace.
+    /// Operations of one kind of transport: a sysctl or a device's keys alone, or netlink messages of one namespace.
     fn apply_run(&mut self, run: &[Operation]) -> Result<(), Stop> {
         let fail = |source| Stop { at: 0, done: Vec::new(), source };
         match run {
             [Operation::AllowPing(netns)] => self.allow_ping(*netns).map_err(fail),
             [Operation::EnableIpv6(at)] => self.enable_ipv6(at).map_err(fail),
+            [Operation::SetWireguard { at, to, .. }] => self.set_wireguard(at, to).map_err(fail),
             run => self.apply_messages(run),
         }
     }
@@ -125,7 +126,13 @@ const BATCH: usize = 64;
 /// How many operations from the first on go out together.
 fn run_length(operations: &[Operation]) -> usize {
     let alone = |op: &Operation| {
-        matches!(op, Operation::AllowPing(_) | Operation::EnableIpv6(_) | Operation::Create(_))
+        matches!(
+            op,
+            Operation::AllowPing(_)
+                | Operation::EnableIpv6(_)
+                | Operation::SetWireguard { .. }
+                | Operation::Create(_)
+        )
     };
     let Some(first) = operations.first() else { return 0 };
     if alone(first) {

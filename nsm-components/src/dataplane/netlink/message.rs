@@ -36,11 +36,14 @@ const IPV6_METRIC: u32 = 100;
 /// ends is not the kind's.
 pub(super) fn create(link: Link, ends: &[(&End, Netns)]) -> Option<Request> {
     let (mut message, data, kind) = match (link, ends) {
-        (Link::Veth, [a, b]) => (born(a.0, &a.1), veth(b.0, &b.1), InfoKind::Veth),
-        (Link::Vxlan(tunnel), [a]) => (born(a.0, &a.1), vxlan(tunnel), InfoKind::Vxlan),
+        (Link::Veth, [a, b]) => (born(a.0, &a.1), Some(veth(b.0, &b.1)), InfoKind::Veth),
+        (Link::Vxlan(tunnel), [a]) => (born(a.0, &a.1), Some(vxlan(tunnel)), InfoKind::Vxlan),
+        // Its keys and its peer come by another family.
+        (Link::Wireguard(_), [a]) => (born(a.0, &a.1), None, InfoKind::Wireguard),
         _ => return None,
     };
-    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]));
+    let info = [LinkInfo::Kind(kind)].into_iter().chain(data.map(LinkInfo::Data));
+    message.attributes.push(LinkAttribute::LinkInfo(info.collect()));
     Some(Request { message: RouteNetlinkMessage::NewLink(message), flags: NLM_F_CREATE | NLM_F_EXCL })
 }
 
@@ -51,8 +54,10 @@ fn born(end: &End, netns: &Netns) -> LinkMessage {
         LinkAttribute::IfName(end.name.clone()),
         LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()),
         LinkAttribute::Group(LINK_GROUP),
-        LinkAttribute::Address(end.mac.to_vec()),
     ];
+    if end.mac != [0; 6] {
+        message.attributes.push(LinkAttribute::Address(end.mac.to_vec()));
+    }
     message.attributes.extend(end.mtu.map(LinkAttribute::Mtu));
     message
 }
@@ -119,7 +124,10 @@ pub(super) fn of(operation: &Operation) -> Option<Request> {
         Operation::RemoveNeighbour(at, neighbour) => {
             request(RouteNetlinkMessage::DelNeighbour(entry(at, *neighbour)), 0)
         }
-        Operation::Create(_) | Operation::EnableIpv6(_) | Operation::AllowPing(_) => return None,
+        Operation::Create(_)
+        | Operation::EnableIpv6(_)
+        | Operation::SetWireguard { .. }
+        | Operation::AllowPing(_) => return None,
     })
 }
 

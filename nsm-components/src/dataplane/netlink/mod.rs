@@ -12,6 +12,7 @@ mod read;
 mod rule;
 mod session;
 mod socket;
+mod wireguard;
 
 use std::{
     io,
@@ -33,6 +34,7 @@ use super::{
     operation::Operation,
     port::{Depth, Failure, Kernel, KernelError},
 };
+use crate::api::with_causes;
 
 /// The kernel of this machine.
 #[derive(Debug, Clone)]
@@ -93,6 +95,16 @@ impl Netlink {
     /// MTU in bytes of the underlay interface that has this address; `None` when none has it.
     pub async fn underlay_mtu(&self, local: IpAddr) -> Result<Option<u32>, KernelError> {
         self.on_thread(Namespaces::default(), move |session| session.underlay_mtu(local)).await
+    }
+
+    /// Why there are no encrypted tunnels here; `None` where the kernel has WireGuard, whose module this loads.
+    pub async fn lacks_wireguard(&self) -> Option<String> {
+        let asked = self.on_thread(Namespaces::default(), |_| wireguard::family()).await;
+        match asked {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(session::NO_WIREGUARD.to_owned()),
+            Err(error) => Some(with_causes(&error)),
+        }
     }
 
     /// Runs `work` on a thread that may change its namespace.

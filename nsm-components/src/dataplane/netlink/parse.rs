@@ -108,13 +108,14 @@ pub(super) fn has_altname(link: &LinkMessage, wanted: &str) -> bool {
 
 pub(super) fn kind(link: &LinkMessage) -> ObservedKind {
     let mut peer = None;
-    let mut is_veth = false;
+    let (mut is_veth, mut is_wireguard) = (false, false);
     let mut tunnel = None;
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::Link(index) => peer = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 is_veth |= infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+                is_wireguard |= infos.contains(&LinkInfo::Kind(InfoKind::Wireguard));
                 tunnel = infos.iter().find_map(|info| match info {
                     LinkInfo::Data(InfoData::Vxlan(data)) => vxlan(data),
                     _ => None,
@@ -126,6 +127,7 @@ pub(super) fn kind(link: &LinkMessage) -> ObservedKind {
     match (is_veth, peer, tunnel) {
         (true, Some(peer), _) => ObservedKind::Veth { peer },
         (_, _, Some(tunnel)) => ObservedKind::Vxlan(tunnel),
+        _ if is_wireguard => ObservedKind::Wireguard(None),
         _ => ObservedKind::Other,
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     dataplane::{
         desired::{Footprint, Neighbour, Place, Role, altname},
         ids::{ConnectionId, NetnsKey},
-        observed::{Distant, Observed, ObservedEnd, ObservedLink, OwnedLink, Owner},
+        observed::{Distant, Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner},
         operation::At,
         policy::{MAIN, Policies},
         port::{Depth, KernelError},
@@ -157,8 +157,7 @@ impl Session {
         }
     }
 
-    /// Everything that hangs on a link; `None` for one without a name or hardware address, which
-    /// is none that this module makes.
+    /// Everything that hangs on a link; `None` for one without a name, which is none that this module makes.
     fn details(
         &mut self,
         id: &ConnectionId,
@@ -168,7 +167,13 @@ impl Session {
     ) -> Result<Option<ObservedLink>, KernelError> {
         let netns = place.netns;
         let index = link.header.index;
-        let (Some(name), Some(mac)) = (name(link), mac(link)) else { return Ok(None) };
+        let Some(name) = name(link) else { return Ok(None) };
+        let kind = match kind(link) {
+            ObservedKind::Wireguard(_) if depth >= Depth::Routes => {
+                ObservedKind::Wireguard(self.wireguard(netns, index)?)
+            }
+            kind => kind,
+        };
         let (addresses, routes) = if depth >= Depth::Routes {
             (self.addresses(netns, index)?, self.routes(netns, index)?)
         } else {
@@ -179,8 +184,8 @@ impl Session {
             index,
             name: name.to_owned(),
             has_altname: has_altname(link, &altname(id, place.role)),
-            kind: kind(link),
-            mac,
+            kind,
+            mac: mac(link).unwrap_or_default(),
             mtu: mtu(link).unwrap_or_default(),
             up: link.header.flags.contains(LinkFlags::Up),
             ipv6_disabled: ipv6_disabled(link),

@@ -3,10 +3,12 @@
 use std::{collections::HashMap, fs, io, sync::Arc};
 
 use netlink_packet_route::RouteNetlinkMessage;
+use nix::errno::Errno;
 
 use super::{
     Tally,
     socket::{Request, Rtnl},
+    wireguard::{self, Genl},
 };
 use crate::dataplane::{
     ids::NetnsKey,
@@ -20,19 +22,25 @@ pub(super) struct Session {
     underlay: Netns,
     netns: Namespaces,
     sockets: HashMap<NetnsKey, Rtnl>,
+    generic: HashMap<NetnsKey, Genl>,
+    wireguard: Option<u16>,
     here: Option<NetnsKey>,
     tally: Arc<Tally>,
 }
 
 /// Groups that may open ICMP sockets: all. The kernel's default is none (`1 0`).
 const PING_GROUPS: &str = "0 2147483647";
+/// Why there are no encrypted tunnels.
+pub(super) const NO_WIREGUARD: &str = "this kernel has no WireGuard";
+
 const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
 
 // === impl Session ===
 
 impl Session {
     pub(super) fn new(underlay: Netns, netns: Namespaces, tally: Arc<Tally>) -> Self {
-        Self { underlay, netns, sockets: HashMap::new(), here: None, tally }
+        let (sockets, generic) = (HashMap::new(), HashMap::new());
+        Self { underlay, netns, sockets, generic, wireguard: None, here: None, tally }
     }
 
     /// The namespace tunnels leave from.
@@ -105,9 +113,30 @@ impl Session {
     fn socket(&mut self, key: NetnsKey) -> Result<&mut Rtnl, KernelError> {
         if !self.sockets.contains_key(&key) {
             self.enter(key)?;
-            self.sockets.insert(key, Rtnl::open()?);
+            self.sockets.insert(key, Rtnl::route()?);
         }
         self.sockets.get_mut(&key).ok_or(KernelError::NoNetns(key))
+    }
+
+    /// A socket of the WireGuard family in a namespace.
+    pub(super) fn generic(&mut self, key: NetnsKey) -> Result<&mut Genl, KernelError> {
+        Tally::add(&self.tally.reads, 1);
+        if !self.generic.contains_key(&key) {
+            self.enter(key)?;
+            self.generic.insert(key, Genl::generic()?);
+        }
+        self.generic.get_mut(&key).ok_or(KernelError::NoNetns(key))
+    }
+
+    /// The number of that family.
+    pub(super) fn wireguard_family(&mut self) -> Result<u16, KernelError> {
+        if let Some(family) = self.wireguard {
+            return Ok(family);
+        }
+        let none = KernelError::Refused { errno: Errno::EOPNOTSUPP, text: Some(NO_WIREGUARD.into()) };
+        let family = wireguard::family()?.ok_or(none)?;
+        self.wireguard = Some(family);
+        Ok(family)
     }
 
     fn enter(&mut self, key: NetnsKey) -> Result<(), KernelError> {

@@ -1,12 +1,17 @@
-//! A blocking rtnetlink socket: several requests in one send, every answer told apart.
+//! A blocking netlink socket: several requests in one send, every answer told apart.
 
-use std::{io, time::Duration};
+use std::{fmt::Debug, io, marker::PhantomData, time::Duration};
 
 use netlink_packet_core::{
-    DoneMessage, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DoneMessage, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
+use netlink_packet_generic::GenlMessage;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    SocketAddr,
+    protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
+};
 use nix::errno::Errno;
 use rustix::net::sockopt::Timeout;
 
@@ -14,16 +19,31 @@ use super::super::port::KernelError;
 
 /// A request with the flags that its kind needs (`NLM_F_CREATE` and so on).
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) message: RouteNetlinkMessage,
+pub(super) struct Request<M = RouteNetlinkMessage> {
+    pub(super) message: M,
     pub(super) flags: u16,
 }
 
 /// Belongs for life to the namespace of the thread that opened it.
-pub(super) struct Rtnl {
-    socket: Socket,
+pub(super) struct Socket<M> {
+    netlink: netlink_sys::Socket,
     sequence: u32,
     received: Vec<u8>,
+    speaks: PhantomData<M>,
+}
+
+/// A socket for links, addresses and routes.
+pub(super) type Rtnl = Socket<RouteNetlinkMessage>;
+
+/// What a socket speaks.
+pub(super) trait Message:
+    NetlinkSerializable + NetlinkDeserializable<Error: ToString> + Into<NetlinkPayload<Self>> + Clone + Debug
+{
+}
+
+impl<M> Message for M where
+    M: NetlinkSerializable + NetlinkDeserializable<Error: ToString> + Into<NetlinkPayload<M>> + Clone + Debug
+{
 }
 
 /// A dump is broken off by changes meanwhile (`NLM_F_DUMP_INTR`) and then begun anew.
@@ -45,12 +65,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Netlink's largest part of a dump.
 const RECEIVE: usize = 32 * 1024;
 
-// === impl Rtnl ===
+// === impl Socket ===
 
 impl Rtnl {
-    pub(super) fn open() -> Result<Self, KernelError> {
-        let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
+    pub(super) fn route() -> Result<Self, KernelError> {
+        Self::open(NETLINK_ROUTE)
+    }
+}
+
+impl<F: Debug> Socket<GenlMessage<F>> {
+    pub(super) fn generic() -> Result<Self, KernelError>
+    where
+        GenlMessage<F>: Message,
+    {
+        Self::open(NETLINK_GENERIC)
+    }
+}
+
+impl<M: Message> Socket<M> {
+    fn open(protocol: isize) -> Result<Self, KernelError> {
+        let open = || -> io::Result<netlink_sys::Socket> {
+            let mut socket = netlink_sys::Socket::new(protocol)?;
             socket.bind_auto()?;
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
@@ -59,15 +94,15 @@ impl Rtnl {
             rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
             Ok(socket)
         };
-        let socket = open().map_err(|source| KernelError::Io { doing: "open a netlink socket", source })?;
-        Ok(Self { socket, sequence: 0, received: Vec::with_capacity(RECEIVE) })
+        let netlink = open().map_err(|source| KernelError::Io { doing: "open a netlink socket", source })?;
+        Ok(Self { netlink, sequence: 0, received: Vec::with_capacity(RECEIVE), speaks: PhantomData })
     }
 
     /// Sends all requests in one system call; the kernel works on all of them even when one
     /// fails. One answer each, in order.
     pub(super) fn batch(
         &mut self,
-        requests: Vec<Request>,
+        requests: Vec<Request<M>>,
     ) -> Result<Vec<Result<(), KernelError>>, KernelError> {
         let first = self.sequence.wrapping_add(1);
         let count = requests.len();
@@ -87,10 +122,7 @@ impl Rtnl {
     }
 
     /// One object, or `None` when the kernel knows none (ENODEV).
-    pub(super) fn get(
-        &mut self,
-        message: RouteNetlinkMessage,
-    ) -> Result<Option<RouteNetlinkMessage>, KernelError> {
+    pub(super) fn get(&mut self, message: M) -> Result<Option<M>, KernelError> {
         self.send([(message, 0)].into_iter())?;
         loop {
             for message in self.receive()? {
@@ -113,10 +145,7 @@ impl Rtnl {
     }
 
     /// All objects that `message` asks for.
-    pub(super) fn dump(
-        &mut self,
-        message: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+    pub(super) fn dump(&mut self, message: &M) -> Result<Vec<M>, KernelError> {
         for _ in 0..DUMP_TRIES {
             if let Some(found) = self.dump_once(message.clone())? {
                 return Ok(found);
@@ -125,10 +154,7 @@ impl Rtnl {
         Err(KernelError::Answer(format!("a dump was interrupted by changes {DUMP_TRIES} times")))
     }
 
-    fn dump_once(
-        &mut self,
-        message: RouteNetlinkMessage,
-    ) -> Result<Option<Vec<RouteNetlinkMessage>>, KernelError> {
+    fn dump_once(&mut self, message: M) -> Result<Option<Vec<M>>, KernelError> {
         self.send([(message, NLM_F_DUMP)].into_iter())?;
         let mut found = Vec::new();
         let mut whole = true;
@@ -156,10 +182,7 @@ impl Rtnl {
         }
     }
 
-    fn send(
-        &mut self,
-        messages: impl Iterator<Item = (RouteNetlinkMessage, u16)>,
-    ) -> Result<(), KernelError> {
+    fn send(&mut self, messages: impl Iterator<Item = (M, u16)>) -> Result<(), KernelError> {
         let mut buffer = Vec::new();
         for (message, flags) in messages {
             self.sequence = self.sequence.wrapping_add(1);
@@ -172,16 +195,14 @@ impl Rtnl {
             buffer.resize(start + message.buffer_len().next_multiple_of(4), 0);
             message.serialize(&mut buffer[start..]);
         }
-        let sent = self.socket.send_to(&buffer, &SocketAddr::new(0, 0), 0);
+        let sent = self.netlink.send_to(&buffer, &SocketAddr::new(0, 0), 0);
         sent.map(drop).map_err(|source| KernelError::Io { doing: "send to the kernel", source })
     }
 
     /// What is there to read; each message or why it cannot be read.
-    fn receive(
-        &mut self,
-    ) -> Result<Vec<Result<NetlinkMessage<RouteNetlinkMessage>, KernelError>>, KernelError> {
+    fn receive(&mut self) -> Result<Vec<Result<NetlinkMessage<M>, KernelError>>, KernelError> {
         self.received.clear();
-        let got = self.socket.recv_from(&mut self.received, 0);
+        let got = self.netlink.recv_from(&mut self.received, 0);
         got.map_err(|source| KernelError::Io { doing: "receive from the kernel", source })?;
         let mut rest = self.received.as_slice();
         let mut messages = Vec::new();

@@ -25,6 +25,8 @@ pub struct Forwarder {
     pub tunnel_ip: Option<IpAddr>,
     /// `NSM_VXLAN_PORT`, 4789.
     pub vxlan_port: u16,
+    /// `NSM_MECHANISM_PRIORITY`: types of tunnels that are offered before others, best first, such as `VXLAN`.
+    pub mechanism_priority: Vec<String>,
     /// `NSM_BASE_DIR`: folder of the journal.
     pub base_dir: PathBuf,
 }
@@ -41,6 +43,7 @@ impl Forwarder {
             labels: reader.map(vars::NSM_LABELS, "p2p:true"),
             tunnel_ip: reader.ip(vars::NSM_TUNNEL_IP),
             vxlan_port: reader.port(vars::NSM_VXLAN_PORT, 4789),
+            mechanism_priority: reader.list(vars::NSM_MECHANISM_PRIORITY, ""),
             base_dir: reader
                 .text(vars::NSM_BASE_DIR, &format!("{}/connections", names::FORWARDER_DIR))
                 .into(),
