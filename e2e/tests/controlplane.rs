@@ -10,6 +10,8 @@
 mod definitions;
 #[path = "controlplane/drift.rs"]
 mod drift;
+#[path = "controlplane/election.rs"]
+mod election;
 #[path = "controlplane/endpoints.rs"]
 mod endpoints;
 #[path = "controlplane/install.rs"]

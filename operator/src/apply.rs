@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::{
+    lease::Fence,
     names,
     object::{Desired, Key},
 };
@@ -32,6 +33,12 @@ pub enum Error {
     #[error("{what}: no answer of the API server within {TIMEOUT:?}")]
     Timeout {
         /// What was written.
+        what: String,
+    },
+    /// Another operator may be at work.
+    #[error("{what}: not written, this operator does not lead any more")]
+    NotLeading {
+        /// What was to be written.
         what: String,
     },
     /// Not allowed, now.
@@ -97,16 +104,17 @@ impl Error {
     }
 }
 
-/// Writes to the API server.
+/// Writes to the API server, while this operator leads.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
+    fence: Fence,
 }
 
 impl Writer {
     /// A writer with the rights of this client.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    pub fn new(client: Client, fence: Fence) -> Self {
+        Self { client, fence }
     }
 
     /// Makes an object that is missing. One that exists after all is left alone: [`Error::Taken`].
@@ -126,14 +134,14 @@ impl Writer {
 
     async fn patch(&self, key: &Key, body: &serde_json::Value) -> Result<DynamicObject, Error> {
         let params = PatchParams::apply(names::MANAGER).force().validation_strict();
-        in_time(key, self.api(key).patch(&key.name, &params, &Patch::Apply(body))).await
+        self.in_time(key, self.api(key).patch(&key.name, &params, &Patch::Apply(body))).await
     }
 
     /// Deletes this very object; one that is gone is as good.
     pub async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
         let preconditions = Some(Preconditions { uid: Some(uid.into()), ..Preconditions::default() });
         let params = DeleteParams { preconditions, ..DeleteParams::background() };
-        match in_time(key, self.api(key).delete(&key.name, &params)).await {
+        match self.in_time(key, self.api(key).delete(&key.name, &params)).await {
             Ok(_) => Ok(()),
             Err(Error::Request { source, .. }) if is_gone(&source) => Ok(()),
             Err(error) => Err(error),
@@ -155,7 +163,7 @@ impl Writer {
         });
         let url = K::url_path(&(), object.namespace().as_deref());
         let api = StatusApi { client: self.client.clone(), url };
-        in_time(&what, api.apply(&name, &body)).await
+        self.in_time(&what, api.apply(&name, &body)).await
     }
 
     /// Makes the owner own a node's report, so that it goes with the mesh.
@@ -166,7 +174,26 @@ impl Writer {
         let body = json!({"metadata": {"uid": node.uid(), "ownerReferences": [owner]}});
         let api: Api<NSMNodeState> = Api::all(self.client.clone());
         let params = PatchParams { field_manager: Some(names::MANAGER.into()), ..PatchParams::default() };
-        in_time(&what, api.patch(&name, &params, &Patch::Merge(&body))).await
+        self.in_time(&what, api.patch(&name, &params, &Patch::Merge(&body))).await
+    }
+
+    /// Awaits the answer, as long as this operator leads and the request may take.
+    async fn in_time<T>(
+        &self,
+        what: &impl ToString,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, Error> {
+        let not_leading = || Error::NotLeading { what: what.to_string() };
+        if !self.fence.is_open() {
+            return Err(not_leading());
+        }
+        tokio::select! {
+            () = self.fence.closed() => Err(not_leading()),
+            answer = timeout(TIMEOUT, request) => match answer {
+                Ok(answer) => answer.map_err(|error| Error::from_kube(what.to_string(), error)),
+                Err(_) => Err(Error::Timeout { what: what.to_string() }),
+            },
+        }
     }
 
     fn api(&self, key: &Key) -> Api<DynamicObject> {
@@ -196,16 +223,6 @@ impl StatusApi {
             .patch_subresource("status", name, &params, &Patch::Apply(body))
             .map_err(kube::Error::BuildRequest)?;
         self.client.request(request).await
-    }
-}
-
-async fn in_time<T>(
-    what: &impl ToString,
-    request: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, Error> {
-    match timeout(TIMEOUT, request).await {
-        Ok(answer) => answer.map_err(|error| Error::from_kube(what.to_string(), error)),
-        Err(_) => Err(Error::Timeout { what: what.to_string() }),
     }
 }
 

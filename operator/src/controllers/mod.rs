@@ -106,7 +106,7 @@ struct Queues {
 /// Runs all controllers until the signal is given, and ends what has begun.
 ///
 /// The stores must have been filled once.
-pub async fn run(context: Arc<Context>, changes: Receiver<Change>, stop: watch::Receiver<bool>) {
+pub async fn run(context: Arc<Context>, changes: &mut Receiver<Change>, stop: watch::Receiver<bool>) {
     let (configs, config_queue) = mpsc::channel(QUEUE);
     let (services, service_queue) = mpsc::channel(QUEUE);
     let (endpoints, endpoint_queue) = mpsc::channel(QUEUE);
@@ -130,7 +130,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 /// Hands changes to the controllers they matter to.
 async fn route(
     context: Arc<Context>,
-    mut changes: Receiver<Change>,
+    changes: &mut Receiver<Change>,
     mut queues: Queues,
     stop: watch::Receiver<bool>,
 ) {

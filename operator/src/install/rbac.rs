@@ -108,9 +108,11 @@ fn operator(options: &Options) -> Vec<PolicyRule> {
     ]
 }
 
-/// In its own namespace: lets the authority at the root key.
+/// In its own namespace: elects its leader, and lets the authority at the root key.
 fn operator_at_home() -> Vec<PolicyRule> {
     vec![
+        rule("coordination.k8s.io", &["leases"], &["create"], &[]),
+        rule("coordination.k8s.io", &["leases"], &["list", "watch", "update"], &[MANAGER]),
         rule(RBAC, &["rolebindings"], &["create", "patch", "delete"], &[role::ROOT_KEY]),
         rule(RBAC, &["roles"], &["bind"], &[role::ROOT_KEY]),
     ]
