@@ -9,15 +9,15 @@ use kube::{
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
     core::Status,
 };
-use nsm_crds::NSMNodeState;
+use nsm_crds::{NSMConfig, NSMNodeState};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::{
     lease::Fence,
     names,
-    object::{Desired, Key},
+    object::{Desired, Key, Kind},
 };
 
 /// How long one request may take, retries of the client included.
@@ -137,10 +137,14 @@ impl Writer {
         self.in_time(key, self.api(key).patch(&key.name, &params, &Patch::Apply(body))).await
     }
 
-    /// Deletes this very object; one that is gone is as good.
+    /// Deletes this very object; one that is gone is as good. A workload goes after its pods.
     pub async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
         let preconditions = Some(Preconditions { uid: Some(uid.into()), ..Preconditions::default() });
-        let params = DeleteParams { preconditions, ..DeleteParams::background() };
+        let params = match key.kind {
+            Kind::Deployment | Kind::DaemonSet => DeleteParams::foreground(),
+            _ => DeleteParams::background(),
+        };
+        let params = DeleteParams { preconditions, ..params };
         match self.in_time(key, self.api(key).delete(&key.name, &params)).await {
             Ok(_) => Ok(()),
             Err(Error::Request { source, .. }) if is_gone(&source) => Ok(()),
@@ -166,21 +170,54 @@ impl Writer {
         self.in_time(&what, api.apply(&name, &body)).await
     }
 
-    /// Makes the owner own a node's report, so that it goes with the mesh.
-    pub async fn adopt(&self, node: &NSMNodeState, owner: &OwnerReference) -> Result<NSMNodeState, Error> {
+    /// Makes the owner own a node's report, so that it goes with the mesh; or nobody, so that it stays.
+    pub async fn adopt(
+        &self,
+        node: &NSMNodeState,
+        owner: Option<&OwnerReference>,
+    ) -> Result<NSMNodeState, Error> {
         let name = node.name_any();
-        let what = format!("owner of NSMNodeState {name}");
-        // A merge never makes an object, and the uid keeps it from touching a successor.
-        let body = json!({"metadata": {"uid": node.uid(), "ownerReferences": [owner]}});
+        // The uid keeps it from touching a successor.
+        let metadata = json!({"uid": node.uid(), "ownerReferences": owner.map(|owner| [owner])});
         let api: Api<NSMNodeState> = Api::all(self.client.clone());
+        self.merge(&format!("owner of NSMNodeState {name}"), &api, &name, metadata).await
+    }
+
+    /// Changes the metadata of a mesh: of exactly this version of it, so that nothing of others is lost.
+    pub async fn mark(&self, config: &NSMConfig, mut metadata: Value) -> Result<NSMConfig, Error> {
+        let name = config.name_any();
+        metadata["resourceVersion"] = json!(config.resource_version());
+        metadata["uid"] = json!(config.uid());
+        let api: Api<NSMConfig> = Api::all(self.client.clone());
+        self.merge(&format!("metadata of NSMConfig {name}"), &api, &name, metadata).await
+    }
+
+    /// Takes an object off its owner, so that it stays when the owner goes. One that is gone is as good.
+    pub async fn release(&self, key: &Key, uid: &str) -> Result<(), Error> {
+        let metadata = json!({"uid": uid, "ownerReferences": null});
+        match self.merge(&format!("owner of {key}"), &self.api(key), &key.name, metadata).await {
+            Err(Error::Request { source, .. }) if is_gone(&source) => Ok(()),
+            result => result.map(|_| ()),
+        }
+    }
+
+    /// A merge never makes an object.
+    async fn merge<K: Clone + fmt::Debug + DeserializeOwned>(
+        &self,
+        what: &str,
+        api: &Api<K>,
+        name: &str,
+        metadata: Value,
+    ) -> Result<K, Error> {
         let params = PatchParams { field_manager: Some(names::MANAGER.into()), ..PatchParams::default() };
-        self.in_time(&what, api.patch(&name, &params, &Patch::Merge(&body))).await
+        let body = Patch::Merge(json!({"metadata": metadata}));
+        self.in_time(&what, api.patch(name, &params, &body)).await
     }
 
     /// Awaits the answer, as long as this operator leads and the request may take.
     async fn in_time<T>(
         &self,
-        what: &impl ToString,
+        what: &(impl ToString + ?Sized),
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, Error> {
         let not_leading = || Error::NotLeading { what: what.to_string() };

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`names`], [`object`] | words that all share: labels, kinds, keys | none |
 //! | [`validate`], [`render`], [`install`] | resources and settings into the objects they mean | none |
-//! | [`compare`], [`plan`], [`status`] | desired and observed into differences, steps, conditions and sums | none |
+//! | [`compare`], [`plan`], [`convergence`], [`status`] | desired and observed into differences, steps, conditions and sums | none |
 //! | [`dereference`], [`collect`] | what the watches know, and the watches | reads |
 //! | [`election`] | which of several operators leads, from its Lease and a clock | none |
 //! | [`lease`] | the Lease, and the fence before all writes | writes it |
@@ -21,6 +21,7 @@ pub mod apply;
 pub mod collect;
 pub mod compare;
 pub mod controllers;
+pub mod convergence;
 pub mod daemon;
 pub mod dereference;
 pub mod election;

@@ -19,6 +19,7 @@ use nsm_operator::{
     controllers::{self, Context},
     dereference::Known,
     lease::Fence,
+    names,
     object::{Desired, Kind},
     render,
     validate::{self, Installation},
@@ -53,6 +54,10 @@ fn config() -> NSMConfig {
     config.metadata.uid = Some("u".into());
     config.metadata.resource_version = Some("5".into());
     config.metadata.generation = Some(1);
+    let parent = render::parent();
+    config.metadata.finalizers = Some(vec![names::FINALIZER.into()]);
+    config.metadata.labels = Some(parent.labels);
+    config.metadata.annotations = Some(parent.annotations);
     config
 }
 

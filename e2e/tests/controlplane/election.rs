@@ -1,6 +1,9 @@
 //! Two operators: one writes, and when it ends in whatever way, the other does.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::{
@@ -22,8 +25,8 @@ const AFTER_A_CRASH: Duration = Duration::from_secs(16);
 
 const AFTER_AN_ORDERLY_END: Duration = Duration::from_secs(1);
 
-/// Some object of the mesh, and a label that it should have.
-const OBJECT: &str = "forwarder";
+/// Objects of the mesh in turn, so that nobody takes the edits for a fight, and a label of theirs.
+const OBJECTS: [&str; 5] = ["forwarder", "nsmgr", "registry", "nsm-identity-agent", "nsm-identity-authority"];
 const LABEL: &str = "app.kubernetes.io/part-of";
 
 #[tokio::test]
@@ -93,12 +96,14 @@ async fn watches(stage: &Stage, pod: &str) -> Result<()> {
 
 /// Makes an edit, and measures how long it takes until it is put back.
 async fn repaired(stage: &Stage) -> Result<Duration> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let object = OBJECTS[NEXT.fetch_add(1, Ordering::Relaxed) % OBJECTS.len()];
     let accounts: Api<ServiceAccount> = Api::namespaced(stage.client.clone(), MESH);
     let unlabelled = Patch::Merge(json!({"metadata": {"labels": {LABEL: Value::Null}}}));
     let begun = Instant::now();
-    accounts.patch(OBJECT, &PatchParams::default(), &unlabelled).await?;
+    accounts.patch(object, &PatchParams::default(), &unlabelled).await?;
     eventually("the label to be put back", async || {
-        ensure!(accounts.get(OBJECT).await?.labels().contains_key(LABEL), "it is not there");
+        ensure!(accounts.get(object).await?.labels().contains_key(LABEL), "it is not there");
         Ok(())
     })
     .await?;
