@@ -6,6 +6,9 @@ pub const CONDITION_READY: &str = "Ready";
 /// Condition type: the operator is at work; `True` only until what was asked for is applied.
 pub const CONDITION_RECONCILING: &str = "Reconciling";
 
+/// Condition type: nothing goes on by itself; someone must act as the message says.
+pub const CONDITION_STALLED: &str = "Stalled";
+
 /// Condition type: the object is taken as it is; `False` says what must change in it.
 pub const CONDITION_ACCEPTED: &str = "Accepted";
 
@@ -46,8 +49,17 @@ reasons! {
         InvalidConfig,
         /// What was asked for is applied.
         UpToDate,
-        /// The mesh is being removed.
+        /// The mesh is being removed: the message says what that waits for.
         Deleting,
+        /// The mesh is removed as soon as its last connection is closed.
+        WaitingForIdle,
+        /// Someone undoes what the operator writes: the message names the fields and their managers.
+        NonConverging,
+        /// The annotation `operator.networkservicemesh.io/paused` is set: nothing is written.
+        Paused,
+        /// The annotation `operator.networkservicemesh.io/plan-only` is set: the message tells what would
+        /// be written.
+        PlanOnly,
     }
 }
 

@@ -47,6 +47,21 @@ pub struct NSMConfigSpec {
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('10s') && duration(self) <= duration('24h')").message("must be a duration from 10s to 24h, such as 10m"))]
     pub max_token_lifetime: String,
+    /// What becomes of the mesh when this object is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// What becomes of the mesh with its `NSMConfig`.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeletionPolicy {
+    /// It is removed, in order.
+    #[default]
+    Delete,
+    /// It is removed once no node reports a connection.
+    DeleteWhenIdle,
+    /// It stays and runs; a new NSMConfig takes it over.
+    Orphan,
 }
 
 fn namespace() -> String {
@@ -65,6 +80,7 @@ impl Default for NSMConfigSpec {
             identity: Identity::default(),
             log_level: LogLevel::default(),
             max_token_lifetime: max_token_lifetime(),
+            deletion_policy: DeletionPolicy::default(),
         }
     }
 }
@@ -171,8 +187,10 @@ pub struct NSMConfigStatus {
     /// Generation of the spec that this speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: AllReady, Progressing, ComponentNotReady, ApplyFailed, InvalidConfig, Deleting.
-    /// `Reconciling`: UpToDate, Progressing, ApplyFailed, InvalidConfig, Deleting.
+    /// `Ready`: AllReady, Progressing, ComponentNotReady, NonConverging, ApplyFailed, InvalidConfig,
+    /// WaitingForIdle, Deleting. `Reconciling`: UpToDate, Progressing, WaitingForIdle, Deleting, Paused,
+    /// PlanOnly, and the reasons of `Stalled`. `Stalled`: NonConverging, ApplyFailed, InvalidConfig; as
+    /// long as it is `False`, UpToDate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -6,10 +6,14 @@
 // Helpers of tests are tests: what they cannot do fails the test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "controlplane/annotations.rs"]
+mod annotations;
 #[path = "controlplane/definitions.rs"]
 mod definitions;
 #[path = "controlplane/drift.rs"]
 mod drift;
+#[path = "controlplane/election.rs"]
+mod election;
 #[path = "controlplane/endpoints.rs"]
 mod endpoints;
 #[path = "controlplane/install.rs"]
@@ -18,6 +22,8 @@ mod install;
 mod outage;
 #[path = "controlplane/removal.rs"]
 mod removal;
+#[path = "controlplane/repair.rs"]
+mod repair;
 #[path = "controlplane/reports.rs"]
 mod reports;
 #[path = "controlplane/rest.rs"]

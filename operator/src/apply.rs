@@ -9,14 +9,15 @@ use kube::{
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
     core::Status,
 };
-use nsm_crds::NSMNodeState;
+use nsm_crds::{NSMConfig, NSMNodeState};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::{
+    lease::Fence,
     names,
-    object::{Desired, Key},
+    object::{Desired, Key, Kind},
 };
 
 /// How long one request may take, retries of the client included.
@@ -32,6 +33,12 @@ pub enum Error {
     #[error("{what}: no answer of the API server within {TIMEOUT:?}")]
     Timeout {
         /// What was written.
+        what: String,
+    },
+    /// Another operator may be at work.
+    #[error("{what}: not written, this operator does not lead any more")]
+    NotLeading {
+        /// What was to be written.
         what: String,
     },
     /// Not allowed, now.
@@ -97,16 +104,17 @@ impl Error {
     }
 }
 
-/// Writes to the API server.
+/// Writes to the API server, while this operator leads.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
+    fence: Fence,
 }
 
 impl Writer {
     /// A writer with the rights of this client.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    pub fn new(client: Client, fence: Fence) -> Self {
+        Self { client, fence }
     }
 
     /// Makes an object that is missing. One that exists after all is left alone: [`Error::Taken`].
@@ -126,14 +134,18 @@ impl Writer {
 
     async fn patch(&self, key: &Key, body: &serde_json::Value) -> Result<DynamicObject, Error> {
         let params = PatchParams::apply(names::MANAGER).force().validation_strict();
-        in_time(key, self.api(key).patch(&key.name, &params, &Patch::Apply(body))).await
+        self.in_time(key, self.api(key).patch(&key.name, &params, &Patch::Apply(body))).await
     }
 
-    /// Deletes this very object; one that is gone is as good.
+    /// Deletes this very object; one that is gone is as good. A workload goes after its pods.
     pub async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
         let preconditions = Some(Preconditions { uid: Some(uid.into()), ..Preconditions::default() });
-        let params = DeleteParams { preconditions, ..DeleteParams::background() };
-        match in_time(key, self.api(key).delete(&key.name, &params)).await {
+        let params = match key.kind {
+            Kind::Deployment | Kind::DaemonSet => DeleteParams::foreground(),
+            _ => DeleteParams::background(),
+        };
+        let params = DeleteParams { preconditions, ..params };
+        match self.in_time(key, self.api(key).delete(&key.name, &params)).await {
             Ok(_) => Ok(()),
             Err(Error::Request { source, .. }) if is_gone(&source) => Ok(()),
             Err(error) => Err(error),
@@ -155,18 +167,70 @@ impl Writer {
         });
         let url = K::url_path(&(), object.namespace().as_deref());
         let api = StatusApi { client: self.client.clone(), url };
-        in_time(&what, api.apply(&name, &body)).await
+        self.in_time(&what, api.apply(&name, &body)).await
     }
 
-    /// Makes the owner own a node's report, so that it goes with the mesh.
-    pub async fn adopt(&self, node: &NSMNodeState, owner: &OwnerReference) -> Result<NSMNodeState, Error> {
+    /// Makes the owner own a node's report, so that it goes with the mesh; or nobody, so that it stays.
+    pub async fn adopt(
+        &self,
+        node: &NSMNodeState,
+        owner: Option<&OwnerReference>,
+    ) -> Result<NSMNodeState, Error> {
         let name = node.name_any();
-        let what = format!("owner of NSMNodeState {name}");
-        // A merge never makes an object, and the uid keeps it from touching a successor.
-        let body = json!({"metadata": {"uid": node.uid(), "ownerReferences": [owner]}});
+        // The uid keeps it from touching a successor.
+        let metadata = json!({"uid": node.uid(), "ownerReferences": owner.map(|owner| [owner])});
         let api: Api<NSMNodeState> = Api::all(self.client.clone());
+        self.merge(&format!("owner of NSMNodeState {name}"), &api, &name, metadata).await
+    }
+
+    /// Changes the metadata of a mesh: of exactly this version of it, so that nothing of others is lost.
+    pub async fn mark(&self, config: &NSMConfig, mut metadata: Value) -> Result<NSMConfig, Error> {
+        let name = config.name_any();
+        metadata["resourceVersion"] = json!(config.resource_version());
+        metadata["uid"] = json!(config.uid());
+        let api: Api<NSMConfig> = Api::all(self.client.clone());
+        self.merge(&format!("metadata of NSMConfig {name}"), &api, &name, metadata).await
+    }
+
+    /// Takes an object off its owner, so that it stays when the owner goes. One that is gone is as good.
+    pub async fn release(&self, key: &Key, uid: &str) -> Result<(), Error> {
+        let metadata = json!({"uid": uid, "ownerReferences": null});
+        match self.merge(&format!("owner of {key}"), &self.api(key), &key.name, metadata).await {
+            Err(Error::Request { source, .. }) if is_gone(&source) => Ok(()),
+            result => result.map(|_| ()),
+        }
+    }
+
+    /// A merge never makes an object.
+    async fn merge<K: Clone + fmt::Debug + DeserializeOwned>(
+        &self,
+        what: &str,
+        api: &Api<K>,
+        name: &str,
+        metadata: Value,
+    ) -> Result<K, Error> {
         let params = PatchParams { field_manager: Some(names::MANAGER.into()), ..PatchParams::default() };
-        in_time(&what, api.patch(&name, &params, &Patch::Merge(&body))).await
+        let body = Patch::Merge(json!({"metadata": metadata}));
+        self.in_time(&what, api.patch(name, &params, &body)).await
+    }
+
+    /// Awaits the answer, as long as this operator leads and the request may take.
+    async fn in_time<T>(
+        &self,
+        what: &(impl ToString + ?Sized),
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, Error> {
+        let not_leading = || Error::NotLeading { what: what.to_string() };
+        if !self.fence.is_open() {
+            return Err(not_leading());
+        }
+        tokio::select! {
+            () = self.fence.closed() => Err(not_leading()),
+            answer = timeout(TIMEOUT, request) => match answer {
+                Ok(answer) => answer.map_err(|error| Error::from_kube(what.to_string(), error)),
+                Err(_) => Err(Error::Timeout { what: what.to_string() }),
+            },
+        }
     }
 
     fn api(&self, key: &Key) -> Api<DynamicObject> {
@@ -196,16 +260,6 @@ impl StatusApi {
             .patch_subresource("status", name, &params, &Patch::Apply(body))
             .map_err(kube::Error::BuildRequest)?;
         self.client.request(request).await
-    }
-}
-
-async fn in_time<T>(
-    what: &impl ToString,
-    request: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, Error> {
-    match timeout(TIMEOUT, request).await {
-        Ok(answer) => answer.map_err(|error| Error::from_kube(what.to_string(), error)),
-        Err(_) => Err(Error::Timeout { what: what.to_string() }),
     }
 }
 

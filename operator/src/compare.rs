@@ -38,6 +38,42 @@ pub enum Difference {
     },
 }
 
+impl Difference {
+    /// Path of the field, if the difference is about one.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::NeverApplied => None,
+            Self::NotOwned { path } | Self::NotWanted { path } | Self::Value { path } => Some(path),
+        }
+    }
+}
+
+/// Other managers that own a field, or something below it.
+pub fn others(live: &Value, path: &str, manager: &str) -> Vec<String> {
+    let entries = live.pointer("/metadata/managedFields").and_then(Value::as_array);
+    let owns = |entry: &&Value| owns(&entry["fieldsV1"], path) && entry["manager"] != manager;
+    let mut names: Vec<String> = entries
+        .into_iter()
+        .flatten()
+        .filter(owns)
+        .filter_map(|entry| Some(entry["manager"].as_str()?.to_owned()))
+        .collect();
+    names.dedup();
+    names
+}
+
+/// Names in a path may themselves have a `/`, so the fields lead.
+fn owns(fields: &Value, path: &str) -> bool {
+    let Some(rest) = path.strip_prefix('/') else { return true };
+    fields.as_object().into_iter().flatten().any(|(key, below)| {
+        let name = key.split_once(':').map_or("", |(_, name)| name);
+        !name.is_empty()
+            && rest
+                .strip_prefix(name)
+                .is_some_and(|rest| (rest.is_empty() || rest.starts_with('/')) && owns(below, rest))
+    })
+}
+
 /// Finds out whether `live` is as `desired` says, for what `manager` applied.
 pub fn in_sync(desired: &Value, live: &Value, manager: &str) -> Result<(), Difference> {
     let fields = applied_fields(live, manager).ok_or(Difference::NeverApplied)?;

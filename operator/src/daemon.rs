@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use kube::{Client, Config};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc::Receiver, watch},
     time::timeout,
 };
 use tracing::{info, warn};
@@ -13,14 +13,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     apply::Writer,
-    collect,
+    collect::{self, Change, Stores},
     controllers::{self, Context},
     dereference::Known,
+    lease::{Candidate, Fence},
     validate::Installation,
 };
-
-/// How the operator names itself to the API server.
-const USER_AGENT: &str = concat!("nsm-operator/", env!("CARGO_PKG_VERSION"));
 
 /// How often a start that does not come to its end is spoken of.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -34,6 +32,12 @@ pub enum Error {
     /// The client cannot be made from the configuration.
     #[error("no client can be made from the cluster's configuration")]
     Client(#[source] Box<kube::Error>),
+    /// A name that no pod can have.
+    #[error("POD_NAME is {name:?}: it must be a name such as a pod has, of letters, digits and '-'")]
+    Identity {
+        /// The name.
+        name: String,
+    },
     /// Signals cannot be caught.
     #[error("signals cannot be caught")]
     Signals(#[source] std::io::Error),
@@ -56,27 +60,54 @@ pub fn logs(filter: &str) -> Result<(), Error> {
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
+        .with_span_list(false)
         .with_writer(std::io::stderr)
         .with_env_filter(filter)
         .init();
     Ok(())
 }
 
-/// A client with the rights of this process.
-pub async fn client() -> Result<Client, Error> {
+/// A client with the rights of this process, which tells the API server the name of its pod.
+pub async fn client(identity: &str) -> Result<Client, Error> {
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut config = Config::infer().await?;
-    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(USER_AGENT)));
+    let agent = format!("nsm-operator/{} ({identity})", env!("CARGO_PKG_VERSION"));
+    let agent = http::HeaderValue::try_from(agent).map_err(|_| Error::Identity { name: identity.into() })?;
+    config.headers.push((http::header::USER_AGENT, agent));
     Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
 }
 
 /// Runs the operator until it is told to stop; what has begun is brought to its end.
-pub async fn run(client: Client, installation: Installation) -> Result<(), Error> {
+pub async fn run(client: Client, installation: Installation, identity: &str) -> Result<(), Error> {
     let stop = stop_signal()?;
-    info!(version = env!("CARGO_PKG_VERSION"), ?installation, "the operator starts");
-    let (watches, stores, changes) = collect::start(&client);
-    let mut stopped = stop.clone();
+    info!(version = env!("CARGO_PKG_VERSION"), identity, ?installation, "the operator starts");
+    let (watches, stores, mut changes) = collect::start(&client);
+    if !synced(&stores, stop.clone()).await {
+        return Ok(());
+    }
+    info!("all watches are up");
+    let (candidate, fence) = Candidate::new(&client, &installation.namespace, identity);
+    let (leave, left) = watch::channel(false);
+    let candidacy = tokio::spawn(candidate.run(left));
+    while stand_by(&fence, &mut changes, stop.clone()).await {
+        let context = Context::new(
+            Known::new(stores.clone()),
+            Writer::new(client.clone(), fence.clone()),
+            installation.clone(),
+        );
+        lead(context, &fence, &mut changes, stop.clone()).await;
+    }
+    leave.send_replace(true);
+    // It ends within the time of one request.
+    let _ = candidacy.await;
+    drop(watches);
+    info!("the operator has stopped");
+    Ok(())
+}
+
+/// Waits until all watches are up; false if the operator has to stop before.
+async fn synced(stores: &Stores, mut stop: watch::Receiver<bool>) -> bool {
     let ready = async {
         while timeout(PATIENCE, stores.ready()).await.is_err() {
             warn!(
@@ -85,14 +116,39 @@ pub async fn run(client: Client, installation: Installation) -> Result<(), Error
         }
     };
     tokio::select! {
-        () = ready => info!("all watches are up"),
-        _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        () = ready => true,
+        _ = stop.wait_for(|stop| *stop) => false,
     }
-    let context = Context::new(Known::new(stores), Writer::new(client), installation);
-    controllers::run(Arc::new(context), changes, stop).await;
-    drop(watches);
-    info!("the operator has stopped");
-    Ok(())
+}
+
+/// Waits until this operator leads; false if it has to stop before. What changes meanwhile is in the
+/// stores, and is looked at then.
+async fn stand_by(fence: &Fence, changes: &mut Receiver<Change>, mut stop: watch::Receiver<bool>) -> bool {
+    let idle = async { while changes.recv().await.is_some() {} };
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => false,
+        () = fence.opened() => true,
+        () = idle => false,
+    }
+}
+
+/// Runs the controllers until this operator does not lead any more, or has to stop.
+async fn lead(
+    context: Context,
+    fence: &Fence,
+    changes: &mut Receiver<Change>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let (end, ended) = watch::channel(false);
+    let watch = async {
+        tokio::select! {
+            () = fence.closed() => warn!("does not lead any more"),
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        end.send_replace(true);
+    };
+    tokio::join!(controllers::run(Arc::new(context), changes, ended), watch);
 }
 
 /// Becomes true at SIGTERM or SIGINT.

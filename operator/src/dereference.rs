@@ -8,12 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{ResourceExt, api::DynamicObject, runtime::reflector::ObjectRef};
 use nsm_crds::{CONFIG_NAME, NSMConfig, NSMNodeState};
 use serde_json::Value;
 
 use crate::{
     collect::Stores,
+    names::{self, apply_set},
     object::{Key, Kind},
 };
 
@@ -111,17 +113,30 @@ impl Known {
             .or_else(|| serde_json::to_value(stored?.as_ref()).ok())
     }
 
-    /// Objects of which this owner is the controller, with their uids.
-    pub fn controlled_by(&self, owner: &str) -> Vec<(Key, String)> {
+    /// Objects of which this owner is the controller.
+    pub fn controlled_by(&self, owner: &str) -> Vec<Owned> {
+        let controlled = |object: &DynamicObject| {
+            let ours =
+                |reference: &OwnerReference| reference.uid == owner && reference.controller == Some(true);
+            object.owner_references().iter().any(ours)
+        };
         let of_kind = |(kind, store): (&Kind, &kube::runtime::reflector::Store<DynamicObject>)| {
-            let kind = *kind;
-            store
-                .state()
-                .into_iter()
-                .filter_map(move |object| Some((key(kind, &object), owned_uid(&object, owner)?)))
-                .collect::<Vec<_>>()
+            let objects = store.state().into_iter().filter(|object| controlled(object));
+            objects.map(|object| Owned::new(*kind, &object)).collect::<Vec<_>>()
         };
         self.stores.owned.iter().flat_map(of_kind).collect()
+    }
+
+    /// Whether a workload of some template is there.
+    pub fn runs_templates(&self) -> bool {
+        self.stores.owned.get(&Kind::Deployment).is_some_and(|store| {
+            store.state().iter().any(|object| object.labels().contains_key(names::TEMPLATE))
+        })
+    }
+
+    /// Whether daemons of a mesh are there, though its `NSMConfig` may be gone.
+    pub fn runs_daemons(&self) -> bool {
+        self.stores.owned.get(&Kind::DaemonSet).is_some_and(|store| !store.is_empty())
     }
 
     /// Notes a write.
@@ -151,17 +166,28 @@ impl Known {
     }
 }
 
-fn key(kind: Kind, object: &DynamicObject) -> Key {
-    Key { kind, namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+/// An object that is there for an owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// Which object.
+    pub key: Key,
+    /// Its uid.
+    pub uid: String,
+    /// It is on its way out.
+    pub leaving: bool,
+    /// It says to be of the apply set of the mesh.
+    pub member: bool,
 }
 
-/// The uid of the object, if the owner controls it and it is not on its way out.
-fn owned_uid(object: &DynamicObject, owner: &str) -> Option<String> {
-    let controlled = object
-        .owner_references()
-        .iter()
-        .any(|reference| reference.uid == owner && reference.controller == Some(true));
-    (controlled && object.metadata.deletion_timestamp.is_none()).then(|| object.uid()).flatten()
+impl Owned {
+    fn new(kind: Kind, object: &DynamicObject) -> Self {
+        Self {
+            key: Key { kind, namespace: object.namespace().unwrap_or_default(), name: object.name_any() },
+            uid: object.uid().unwrap_or_default(),
+            leaving: object.metadata.deletion_timestamp.is_some(),
+            member: object.labels().get(apply_set::MEMBER).is_some_and(|id| id == apply_set::ID),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,24 +4,29 @@
 //! |---|---|---|
 //! | [`names`], [`object`] | words that all share: labels, kinds, keys | none |
 //! | [`validate`], [`render`], [`install`] | resources and settings into the objects they mean | none |
-//! | [`compare`], [`plan`], [`status`] | desired and observed into differences, steps, conditions and sums | none |
+//! | [`compare`], [`plan`], [`convergence`], [`status`] | desired and observed into differences, steps, conditions and sums | none |
 //! | [`dereference`], [`collect`] | what the watches know, and the watches | reads |
-//! | [`apply`] | the only writer | writes |
+//! | [`election`] | which of several operators leads, from its Lease and a clock | none |
+//! | [`lease`] | the Lease, and the fence before all writes | writes it |
+//! | [`apply`] | the only writer of everything else, behind the fence | writes |
 //! | [`daemon`] | client, logs, signals | process |
 //! | [`controllers`] | which of the above follows which event | by way of the others |
 //!
 //! Arrows go up only (`tests/arrows.rs` keeps it): what has no effects knows nothing that has.
 //!
-//! At rest the operator asks the API server for nothing: what it compares comes from its watches,
-//! and what is in sync is not written.
+//! At rest the operator asks the API server for nothing but its Lease: what it compares comes from its
+//! watches, and what is in sync is not written.
 
 pub mod apply;
 pub mod collect;
 pub mod compare;
 pub mod controllers;
+pub mod convergence;
 pub mod daemon;
 pub mod dereference;
+pub mod election;
 pub mod install;
+pub mod lease;
 pub mod names;
 pub mod object;
 pub mod plan;

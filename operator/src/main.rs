@@ -35,6 +35,9 @@ struct Run {
     /// Service account of the operator; it gets its rights in the mesh's namespace.
     #[arg(long, env = "POD_SERVICE_ACCOUNT", default_value = names::MANAGER)]
     service_account: String,
+    /// Name of this pod: its identity in the election of the one operator that writes.
+    #[arg(long, env = "POD_NAME")]
+    identity: String,
     /// What is logged: a level, or a filter such as `info,nsm_operator=debug`.
     #[arg(long, env = "NSM_LOG_LEVEL", default_value = "info")]
     log_level: String,
@@ -76,7 +79,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         namespace: options.namespace,
         service_account: options.service_account,
     };
-    daemon::run(daemon::client().await?, installation).await?;
+    daemon::run(daemon::client(&options.identity).await?, installation, &options.identity).await?;
     Ok(())
 }
 

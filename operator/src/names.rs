@@ -25,6 +25,32 @@ pub const TEMPLATE: &str = "operator.networkservicemesh.io/template";
 /// someone else.
 pub const REVISION: &str = "operator.networkservicemesh.io/revision";
 
+/// Finalizer of the `NSMConfig`: the mesh is removed in order before it is.
+pub const FINALIZER: &str = "operator.networkservicemesh.io/teardown";
+
+/// Annotation of the `NSMConfig`: `true` stops all writes but those of status.
+pub const PAUSED: &str = "operator.networkservicemesh.io/paused";
+
+/// Annotation of the `NSMConfig`: `true` writes nothing and tells what would be.
+pub const PLAN_ONLY: &str = "operator.networkservicemesh.io/plan-only";
+
+/// Annotation of the `NSMConfig`: a new value tries at once what is only tried seldom by now.
+pub const RETRY: &str = "operator.networkservicemesh.io/retry";
+
+/// The objects of a mesh are an apply set (KEP-3659), and the `NSMConfig` is its parent.
+pub mod apply_set {
+    /// Label of the members, with the name of the set.
+    pub const MEMBER: &str = "applyset.kubernetes.io/part-of";
+    /// Label of the parent, with the name of the set.
+    pub const PARENT: &str = "applyset.kubernetes.io/id";
+    /// Annotation of the parent: who keeps the set.
+    pub const TOOLING: &str = "applyset.kubernetes.io/tooling";
+    /// Annotation of the parent: kinds of the members.
+    pub const KINDS: &str = "applyset.kubernetes.io/contains-group-kinds";
+    /// Name of the set: the parent's name, namespace, kind and group, hashed. There is one `NSMConfig`.
+    pub const ID: &str = "applyset-_cZ-acqrztKi9cP6b78281DKz2MwcVCaRzRndkG9eFY-v1";
+}
+
 /// Components, by the names of their workloads.
 pub mod component {
     /// Signs identities.

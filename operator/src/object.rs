@@ -64,6 +64,12 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// Kind and group as apply sets list them.
+    pub fn group_kind(self) -> String {
+        let (group, kind, _) = self.words();
+        if group.is_empty() { kind.into() } else { format!("{kind}.{group}") }
+    }
+
     /// Where the API server has it; all of them are `v1`.
     pub fn resource(self) -> ApiResource {
         let (group, kind, plural) = self.words();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     compare::{self, Difference},
     names,
-    object::{Desired, Kind, revision},
+    object::{Desired, Key, Kind, revision},
     status::Rollout,
 };
 
@@ -29,6 +29,25 @@ pub enum Step {
 }
 
 impl Step {
+    /// What is wrong with the object, and who else writes it, for people.
+    pub fn words(&self, key: &Key, live: Option<&Value>) -> String {
+        let Self::PutBack(difference) = self else { return format!("{key} is deleted") };
+        let others = match (difference.path(), live) {
+            (Some(path), Some(live)) => compare::others(live, path, names::MANAGER),
+            _ => Vec::new(),
+        };
+        if others.is_empty() {
+            format!("{key}: {difference}")
+        } else {
+            format!("{key}: {difference}; it belongs to {}", others.join(", "))
+        }
+    }
+
+    /// Whether it undoes what someone else did.
+    pub fn is_repair(&self) -> bool {
+        matches!(self, Self::Create | Self::PutBack(_))
+    }
+
     /// The word for logs.
     pub fn word(&self) -> &'static str {
         match self {
@@ -95,6 +114,39 @@ impl Gate {
             self.no_change.get_or_insert(tier);
         }
     }
+}
+
+/// When an object goes as a mesh is removed: those that serve others after these, and the right to
+/// remove the rest last but for the namespace.
+pub fn teardown_order(key: &Key) -> usize {
+    let workloads = names::component::ALL.len();
+    let component = names::component::ALL.iter().rev().position(|name| *name == key.name);
+    match key.kind {
+        Kind::Deployment | Kind::DaemonSet => component.unwrap_or(0),
+        Kind::RoleBinding if key.name == names::role::OPERANDS => workloads + 1,
+        Kind::Namespace => workloads + 2,
+        _ => workloads,
+    }
+}
+
+/// What would be done about an object, for people.
+pub fn intent(key: &Key, step: &Step) -> Option<String> {
+    match step {
+        Step::Nothing => None,
+        Step::PutBack(difference) => Some(format!("put back {key} ({difference})")),
+        Step::Create | Step::Change => Some(format!("{} {key}", step.word())),
+    }
+}
+
+/// Many intents in one text; empty if there are none.
+pub fn summary(mut intents: Vec<String>) -> String {
+    const MOST: usize = 12;
+    let more = intents.len().saturating_sub(MOST);
+    intents.truncate(MOST);
+    if more > 0 {
+        intents.push(format!("{more} more"));
+    }
+    intents.join(", ")
 }
 
 #[cfg(test)]

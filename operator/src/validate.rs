@@ -103,6 +103,28 @@ pub fn mesh(config: &NSMConfig, installation: &Installation) -> Result<Mesh, Err
     })
 }
 
+/// What annotations of an `NSMConfig` ask of the operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directives {
+    /// Nothing is to be written but status.
+    pub paused: bool,
+    /// Nothing is to be written, and status is to tell what would be.
+    pub plan_only: bool,
+    /// A new value asks for another try.
+    pub retry: Option<String>,
+}
+
+/// Reads the annotations.
+pub fn directives(config: &NSMConfig) -> Directives {
+    let annotation = |name: &str| config.annotations().get(name).cloned();
+    let holds = |name| annotation(name).is_some_and(|value| value == "true");
+    Directives {
+        paused: holds(names::PAUSED),
+        plan_only: holds(names::PLAN_ONLY),
+        retry: annotation(names::RETRY),
+    }
+}
+
 /// The template that a `NetworkServiceEndpoint` means.
 pub fn template(endpoint: &NetworkServiceEndpoint) -> Result<Template, Error> {
     let name = endpoint.name_any();

@@ -18,6 +18,8 @@ use nsm_operator::{
     collect,
     controllers::{self, Context},
     dereference::Known,
+    lease::Fence,
+    names,
     object::{Desired, Kind},
     render,
     validate::{self, Installation},
@@ -25,7 +27,7 @@ use nsm_operator::{
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tower_test::mock::{self, SendResponse};
 
@@ -52,6 +54,10 @@ fn config() -> NSMConfig {
     config.metadata.uid = Some("u".into());
     config.metadata.resource_version = Some("5".into());
     config.metadata.generation = Some(1);
+    let parent = render::parent();
+    config.metadata.finalizers = Some(vec![names::FINALIZER.into()]);
+    config.metadata.labels = Some(parent.labels);
+    config.metadata.annotations = Some(parent.annotations);
     config
 }
 
@@ -121,11 +127,13 @@ async fn writes(objects: Vec<Value>) -> Vec<Write> {
         }
     });
     let client = Client::new(service, "default");
-    let (watches, stores, changes) = collect::start(&client);
+    let (watches, stores, mut changes) = collect::start(&client);
     timeout(DEADLINE, stores.ready()).await.expect("lists in time").expect("stores live");
-    let context = Context::new(Known::new(stores), Writer::new(client), installation());
+    let fence = Fence::until(Instant::now() + DEADLINE * 2);
+    let context = Context::new(Known::new(stores), Writer::new(client, fence), installation());
     let (stop, stopped) = watch::channel(false);
-    let running = tokio::spawn(controllers::run(Arc::new(context), changes, stopped));
+    let running =
+        tokio::spawn(async move { controllers::run(Arc::new(context), &mut changes, stopped).await });
     let mut writes: Vec<Write> = Vec::new();
     while !writes.last().is_some_and(|write| write.path.ends_with("nsmconfigs/default/status")) {
         writes

@@ -10,14 +10,17 @@
 
 use std::{collections::BTreeMap, env, fs, path::Path};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use nsm_components::{api::trust::Trust, settings};
 use nsm_crds::{NSMConfig, NSMConfigSpec, NetworkServiceEndpoint, NetworkServiceEndpointSpec, Workload};
 use nsm_operator::{
+    names,
     object::Desired,
     render,
     validate::{self, Installation},
 };
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 fn mesh() -> render::Mesh {
     let installation = Installation {
@@ -188,4 +191,18 @@ fn the_processes_read_what_is_rendered_for_them() {
         assert!(!trust.trusts("spiffe://k8s.nsm/ns/demo/sa/nsmgr/node/node1"));
         assert!(!trust.trusts("spiffe://k8s.nsm/ns/demo/sa/default/pod/pod-1"));
     }
+}
+
+#[test]
+fn the_apply_set_has_the_name_that_its_parent_gives_it() {
+    let parent = "default..NSMConfig.operator.networkservicemesh.io";
+    let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(parent));
+    assert_eq!(names::apply_set::ID, format!("applyset-{hash}-v1"));
+    let members = render::mesh(&mesh()).unwrap().into_iter().flat_map(|tier| tier.objects);
+    for object in members {
+        let label = object.body["metadata"]["labels"][names::apply_set::MEMBER].as_str();
+        assert_eq!(label, Some(names::apply_set::ID), "{}", object.key);
+    }
+    let kinds = &render::parent().annotations[names::apply_set::KINDS];
+    assert!(kinds.starts_with("ClusterRoleBinding.rbac.authorization.k8s.io,DaemonSet.apps,"), "{kinds}");
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde::Deserialize;
 
@@ -20,8 +21,9 @@ pub struct Audit {
     client: Client,
 }
 
-/// A place in the log: everything before it was answered before the mark was set.
-#[derive(Clone, Copy, Debug)]
+/// A place in the log, by default its beginning: everything before it was answered before the mark
+/// was set.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Mark(u64);
 
 /// One request.
@@ -33,6 +35,11 @@ pub struct Request {
     /// Path and query.
     #[serde(rename = "requestURI")]
     pub uri: String,
+    /// Who says to have asked.
+    pub user_agent: String,
+    /// When it came.
+    #[serde(rename = "requestReceivedTimestamp")]
+    pub at: Option<Timestamp>,
     user: User,
     #[serde(rename = "objectRef")]
     object: Object,
@@ -79,10 +86,19 @@ impl Audit {
     }
 
     /// What this user has asked since the mark, up to now. A watch counts when it is opened,
-    /// everything else when it is answered.
+    /// everything else when it is answered. Leases do not count: who leads renews its own for ever.
     pub async fn of(&self, user: &str, since: Mark) -> Result<Requests> {
+        Ok(self.all_of(user, since).await?.filter(|request| !request.is_about("leases")))
+    }
+
+    /// The same about Leases alone.
+    pub async fn of_leases(&self, user: &str, since: Mark) -> Result<Requests> {
+        Ok(self.all_of(user, since).await?.filter(|request| request.is_about("leases")))
+    }
+
+    async fn all_of(&self, user: &str, since: Mark) -> Result<Requests> {
         let (_, requests) = self.fence(since).await?;
-        Ok(Requests(requests.into_iter().filter(|request| request.user.username == user).collect()))
+        Ok(Requests(requests).filter(|request| request.user.username == user))
     }
 
     /// Makes a request that is found again, and reads the log from a mark up to it. Lines come a
@@ -133,6 +149,11 @@ impl Requests {
         Self(self.0.into_iter().filter(property).collect())
     }
 
+    /// The requests themselves.
+    pub fn iter(&self) -> impl Iterator<Item = &Request> {
+        self.0.iter()
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()
@@ -160,6 +181,11 @@ impl Request {
         let place = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
         let refused = if self.code() < 300 { String::new() } else { format!(" ({})", self.code()) };
         format!("{} {resource}{part} {place}{name}{refused}", self.verb)
+    }
+
+    /// Whether it is about objects of this kind.
+    pub fn is_about(&self, resource: &str) -> bool {
+        self.object.resource == resource
     }
 
     /// Whether it is about the status alone.

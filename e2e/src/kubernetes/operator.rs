@@ -32,24 +32,30 @@ impl Operator {
     /// Image of the mesh that operators of tests are installed with.
     pub const MESH_IMAGE: &str = "nsm.local/nsm:dev";
 
-    /// Starts an operator with the rights of the account.
-    pub fn start(plane: &ControlPlane, account: &Account) -> Result<Self> {
+    /// Starts the operator of the pod with this name, with the rights of the account.
+    pub fn start(plane: &ControlPlane, account: &Account, pod: &str) -> Result<Self> {
         let program = programs::operator()?;
-        let log = plane.folder().join("operator.log");
+        let log = plane.folder().join(format!("{pod}.log"));
         // Alone the signal at the parent's death tells it that the test was killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).arg("run");
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         command.env("KUBECONFIG", account.kubeconfig()).env("NSM_MESH_IMAGE", Self::MESH_IMAGE);
+        command.env("POD_NAME", pod);
         command.env("NSM_LOG_LEVEL", "info,nsm_operator=debug");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = spawn(command, &log).context("start the operator")?;
         Ok(Self { child, log })
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
     /// Asks it to end, and waits until it has.
     pub async fn stop(mut self) -> Result<ExitStatus> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         eventually("end of the operator", async || {
             self.child.try_wait()?.ok_or_else(|| anyhow!("it runs on"))
         })
@@ -63,7 +69,7 @@ impl Operator {
         Ok(())
     }
 
-    /// What it and those before it on this control plane said.
+    /// What it and those before it under its name on this control plane said.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }

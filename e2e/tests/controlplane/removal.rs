@@ -1,15 +1,15 @@
 //! Deleting the mesh removes what it made, and nothing else.
 
-use std::fmt::Debug;
+use std::{collections::BTreeSet, fmt::Debug};
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::{
-    apps::v1::Deployment,
+    apps::v1::{DaemonSet, Deployment},
     core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount},
     rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
 use kube::{Api, Resource, ResourceExt, api::ListParams};
-use nsm_crds::{NSMNodeState, NetworkServiceEndpoint};
+use nsm_crds::{NSMConfig, NSMNodeState, NetworkServiceEndpoint};
 use nsm_e2e::kubernetes::{Account, eventually};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -44,6 +44,7 @@ async fn deleting_the_mesh_removes_all_of_it_and_nothing_of_others() {
     eventually("the endpoint's Deployment", async || Ok(bank.get("gateway").await?)).await.unwrap();
     let foreign = foreign(&stage).await.unwrap();
 
+    let mark = stage.audit.mark().await.unwrap();
     stage.plane.kubectl(&["delete", "nsm", "default", "--timeout=60s"]).unwrap();
     gone::<Namespace>(&Api::all(stage.client.clone()), &[MESH]).await.unwrap();
     gone::<NSMNodeState>(&nodes, &["node1", "node2"]).await.unwrap();
@@ -72,10 +73,146 @@ async fn deleting_the_mesh_removes_all_of_it_and_nothing_of_others() {
         assert!(left.is_empty(), "{left:?}");
     }
     assert_eq!(self::foreign(&stage).await.unwrap(), foreign);
+    let asked = stage.audit.of(stage.account.user(), mark).await.unwrap().granted();
+    assert_eq!(asked.filter(|request| request.verb == "delete").words(), ORDER);
 
-    // And it can be made again.
+    // And it can be made again, and removed again, and then the cluster is as it was.
+    let before = everything(&stage).unwrap();
     stage.apply(CONFIG).await.unwrap();
     stage.ready().await.unwrap();
+    assert_ne!(everything(&stage).unwrap(), before);
+    stage.plane.kubectl(&["delete", "nsm", "default", "--timeout=60s"]).unwrap();
+    eventually("the cluster to be as it was", async || {
+        let after = everything(&stage)?;
+        let more: Vec<_> = after.symmetric_difference(&before).collect();
+        ensure!(more.is_empty(), "{more:#?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+/// What serves others goes after these, the right to remove last but for the namespace.
+const ORDER: [&str; 20] = [
+    "delete deployments bank/gateway",
+    "delete daemonsets nsm-system/forwarder",
+    "delete daemonsets nsm-system/nsmgr",
+    "delete deployments nsm-system/registry",
+    "delete daemonsets nsm-system/nsm-identity-agent",
+    "delete deployments nsm-system/nsm-identity-authority",
+    "delete serviceaccounts nsm-system/forwarder",
+    "delete serviceaccounts nsm-system/nsm-identity-agent",
+    "delete serviceaccounts nsm-system/nsm-identity-authority",
+    "delete serviceaccounts nsm-system/nsmgr",
+    "delete serviceaccounts nsm-system/registry",
+    "delete rolebindings nsm-operator/nsm-identity-root",
+    "delete rolebindings nsm-system/nsm-identity-bundle-reader",
+    "delete rolebindings nsm-system/nsm-identity-bundle-writer",
+    "delete clusterrolebindings nsm-identity-authority",
+    "delete clusterrolebindings nsm-nsmgr",
+    "delete services nsm-system/nsm-identity-authority",
+    "delete services nsm-system/registry",
+    "delete rolebindings nsm-system/nsm-operator-operands",
+    "delete namespaces nsm-system/nsm-system",
+];
+
+#[tokio::test]
+async fn a_mesh_that_is_in_use_is_removed_when_it_is_idle_if_so_asked() {
+    let stage = Stage::with_mesh_and_controllers().await.unwrap();
+    let nsmgr = Account::new(&stage.plane, MESH, "nsmgr").await.unwrap().client().await.unwrap();
+    report(&nsmgr, "node1", &json!({"connections": {"total": 2, "up": 2, "down": 0}})).await.unwrap();
+    stage.apply(&CONFIG.replace("{}", "{deletionPolicy: DeleteWhenIdle}")).await.unwrap();
+    stage
+        .config("the connections to be counted", |config, _| {
+            let counted = config.status.as_ref().map(|status| status.connections.counts.total);
+            ensure!(counted == Some(2), "{counted:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    stage.ready().await.unwrap();
+    let mark = stage.audit.mark().await.unwrap();
+    stage.plane.kubectl(&["delete", "nsm", "default", "--wait=false"]).unwrap();
+    stage
+        .config("the status to say what is waited for", |_, ready| {
+            let told = ready.message.starts_with("2 connections are open");
+            ensure!(ready.reason == "WaitingForIdle" && told, "{ready:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    report(&nsmgr, "node1", &json!({"connections": {"total": 1, "up": 1, "down": 0}})).await.unwrap();
+    stage
+        .config("the status to follow", |_, ready| {
+            ensure!(ready.message.starts_with("1 connections are open"), "{ready:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let written = stage.audit.of(stage.account.user(), mark).await.unwrap().writes();
+    written.filter(|request| request.verb == "delete").ensure_none("deleted with connections open").unwrap();
+    report(&nsmgr, "node1", &json!({"connections": {"total": 0, "up": 0, "down": 0}})).await.unwrap();
+    gone::<NSMConfig>(&Api::all(stage.client.clone()), &["default"]).await.unwrap();
+    gone::<Namespace>(&Api::all(stage.client.clone()), &[MESH]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mesh_that_is_orphaned_runs_on_and_is_taken_over_by_the_next_config() {
+    let stage = Stage::with_mesh_and_controllers().await.unwrap();
+    stage.apply(OTHERS).await.unwrap();
+    let bank: Api<Deployment> = Api::namespaced(stage.client.clone(), "bank");
+    let endpoint =
+        eventually("the endpoint's Deployment", async || Ok(bank.get("gateway").await?)).await.unwrap();
+    let nsmgr = Account::new(&stage.plane, MESH, "nsmgr").await.unwrap().client().await.unwrap();
+    report(&nsmgr, "node1", &json!({"connections": {"total": 1, "up": 1, "down": 0}})).await.unwrap();
+    stage.apply(&CONFIG.replace("{}", "{deletionPolicy: Orphan}")).await.unwrap();
+    stage.ready().await.unwrap();
+    let workloads = workloads(&stage).await.unwrap();
+    assert_eq!(workloads.len(), 5);
+
+    stage.plane.kubectl(&["delete", "nsm", "default", "--timeout=60s"]).unwrap();
+    let templates: Api<NetworkServiceEndpoint> = Api::namespaced(stage.client.clone(), "bank");
+    eventually("the template to tell of it", async || {
+        let status = templates.get("gateway").await?.status.unwrap_or_default();
+        let accepted = condition(&status.conditions, "Accepted")?;
+        ensure!(accepted.message.contains("runs without its NSMConfig"), "{accepted:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // What the garbage collector has deleted by then is this, which nobody left on purpose.
+    let canary = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "canary", "namespace": "bank",
+        "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "gone"}]}});
+    stage.apply(&canary.to_string()).await.unwrap();
+    gone::<ConfigMap>(&Api::namespaced(stage.client.clone(), "bank"), &["canary"]).await.unwrap();
+    assert_eq!(self::workloads(&stage).await.unwrap(), workloads);
+    assert_eq!(bank.get("gateway").await.unwrap().uid(), endpoint.uid());
+    Api::<NSMNodeState>::all(stage.client.clone()).get("node1").await.unwrap();
+
+    stage.apply(CONFIG).await.unwrap();
+    stage.ready().await.unwrap();
+    assert_eq!(self::workloads(&stage).await.unwrap(), workloads);
+}
+
+/// Names and uids of the mesh's workloads.
+async fn workloads(stage: &Stage) -> Result<BTreeSet<(String, Option<String>)>> {
+    let deployments = Api::<Deployment>::namespaced(stage.client.clone(), MESH);
+    let daemons = Api::<DaemonSet>::namespaced(stage.client.clone(), MESH);
+    let all = ListParams::default();
+    let deployments = deployments.list(&all).await?;
+    let daemons = daemons.list(&all).await?;
+    let deployments = deployments.iter().map(|object| (object.name_any(), object.uid()));
+    Ok(deployments.chain(daemons.iter().map(|object| (object.name_any(), object.uid()))).collect())
+}
+
+/// Every object there is, by kind, namespace, name and uid, but for what comes and goes by itself.
+fn everything(stage: &Stage) -> Result<BTreeSet<String>> {
+    let kinds = stage.plane.kubectl(&["api-resources", "--verbs=list", "--output=name"])?;
+    let kinds: Vec<_> =
+        kinds.lines().filter(|kind| !kind.starts_with("events") && !kind.starts_with("leases")).collect();
+    let columns = "jsonpath={range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name} {.metadata.uid}{'\\n'}{end}";
+    let text = stage.plane.kubectl(&["get", &kinds.join(","), "--all-namespaces", "--output", columns])?;
+    Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// Objects of others, each with its version: who touches one changes that.

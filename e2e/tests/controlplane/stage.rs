@@ -17,6 +17,9 @@ pub(crate) const MESH: &str = "nsm-system";
 /// Namespace and account of the operator.
 pub(crate) const OPERATOR: &str = "nsm-operator";
 
+/// Name of the pod that the operator would be.
+pub(crate) const POD: &str = "operator-0";
+
 /// Nodes there would be.
 pub(crate) const NODES: i32 = 2;
 
@@ -125,7 +128,7 @@ impl Stage {
     }
 
     pub(crate) fn start_operator(&mut self) -> Result<()> {
-        self.operator = Some(Operator::start(&self.plane, &self.account)?);
+        self.operator = Some(Operator::start(&self.plane, &self.account, POD)?);
         Ok(())
     }
 

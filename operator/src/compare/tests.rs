@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Difference, in_sync};
+use super::{Difference, in_sync, others};
 
 const MANAGER: &str = "us";
 
@@ -146,4 +146,17 @@ proptest! {
         let same = one == other;
         prop_assert_eq!(in_sync(&json!({"spec": other}), &applied(&one), MANAGER).is_ok(), same);
     }
+}
+
+#[test]
+fn who_else_owns_a_field_is_found_by_its_path() {
+    let live = live();
+    assert_eq!(others(&live, "/metadata/labels/theirs", MANAGER), ["them"]);
+    assert_eq!(others(&live, "/metadata/labels", MANAGER), ["them"]);
+    assert!(others(&live, "/metadata/labels/their", MANAGER).is_empty());
+    assert!(others(&live, "/spec/replicas", MANAGER).is_empty());
+    assert_eq!(others(&live, "/spec/replicas", "them"), [MANAGER]);
+    let slash = json!({"metadata": {"managedFields": [{"manager": "kubectl-edit", "fieldsV1": {
+        "f:metadata": {"f:labels": {"f:app.kubernetes.io/name": {}}}}}]}});
+    assert_eq!(others(&slash, "/metadata/labels/app.kubernetes.io/name", MANAGER), ["kubectl-edit"]);
 }

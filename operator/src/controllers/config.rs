@@ -1,21 +1,25 @@
 //! The `NSMConfig`: makes the mesh as it is wanted, tier by tier, and sums up how it fares.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{ResourceExt, runtime::controller::Action};
 use nsm_crds::{Component, NSMConfig, NSMConfigStatus};
-use tracing::info;
 
-use super::{Context, Error, object_key};
+use super::{Context, Error, object_key, teardown};
 use crate::{
     apply,
+    dereference::Owned,
     object::{Desired, Key, Kind},
-    plan::{Gate, step},
+    plan::{self, Gate, step},
     render::{self, Mesh, Tier},
     status::{self, ConfigInput, GRACE, Outcome, Rollout},
-    validate,
+    validate::{self, Directives},
 };
 
 /// Failures in a row before the status speaks of them: rights that were just granted take a moment.
@@ -33,37 +37,93 @@ pub(super) fn reconcile(
 
 async fn run(config: &NSMConfig, context: &Context) -> Result<Action, Error> {
     let key = object_key(config);
+    let directives = validate::directives(config);
+    if context.breaker().retry(directives.retry.as_deref()) {
+        context.attempts.succeeded(&key);
+    }
     let mut components = Vec::new();
-    let (outcome, failure) = if config.metadata.deletion_timestamp.is_some() {
-        (Outcome::Deleting, None)
+    let made = if config.metadata.deletion_timestamp.is_some() && !directives.paused {
+        match teardown::step(config, context).await {
+            Ok(None) => return Ok(Action::await_change()),
+            Ok(Some(outcome)) => Ok(outcome),
+            Err(error) => Err(error),
+        }
     } else {
         match validate::mesh(config, &context.installation) {
-            Err(error) => (Outcome::Invalid(error.to_string()), None),
+            Err(error) => Ok(Outcome::Invalid(error.to_string())),
             Ok(mesh) => {
                 let tiers = render::mesh(&mesh)?;
-                let made = make(&mesh, &tiers, context).await;
+                let made = bring_about(config, &mesh, &tiers, &directives, context).await;
                 components = observe(&tiers, context);
-                judge(made, context.attempts.so_far(&key))
+                made
             }
         }
     };
+    let (outcome, failure) = judge(made, context.attempts.so_far(&key));
     let written = write_status(config, &components, &outcome, context).await?;
     if let Some(error) = failure {
         return Err(error);
     }
     context.attempts.succeeded(&key);
-    Ok(match written {
-        Delay::Later(wait) => Action::requeue(wait),
-        Delay::None if matches!(outcome, Outcome::Applied | Outcome::Waiting(_)) => Action::requeue(GRACE),
-        Delay::None => Action::await_change(),
-    })
+    Ok(next_look(&outcome, &written, context))
+}
+
+/// When to look again without an event.
+fn next_look(outcome: &Outcome, written: &Delay, context: &Context) -> Action {
+    let status = match written {
+        Delay::Later(wait) => Some(*wait),
+        Delay::None => None,
+    };
+    let own = match outcome {
+        Outcome::Applied | Outcome::Waiting(_) => Some(GRACE),
+        Outcome::Deleting(_) => Some(teardown::LOOK),
+        _ => None,
+    };
+    let now = Instant::now();
+    let fight = context.breaker().fights(now).map(|(_, look)| look.saturating_duration_since(now));
+    match [status, own, fight].into_iter().flatten().min() {
+        Some(wait) => Action::requeue(wait.max(Duration::from_millis(10))),
+        None => Action::await_change(),
+    }
+}
+
+/// Makes the mesh as it is wanted, as far as the annotations let it.
+async fn bring_about(
+    config: &NSMConfig,
+    mesh: &Mesh,
+    tiers: &[Tier],
+    directives: &Directives,
+    context: &Context,
+) -> Result<Outcome, Error> {
+    if directives.paused {
+        return Ok(Outcome::Paused);
+    }
+    if directives.plan_only {
+        return Ok(Outcome::Planned(preview(mesh, tiers, context)));
+    }
+    teardown::mark(config, context).await?;
+    let waits_for = make(mesh, tiers, context).await?;
+    if let Some((words, _)) = context.breaker().fights(Instant::now()) {
+        return Ok(Outcome::NonConverging(words.join("; ")));
+    }
+    Ok(waits_for.map_or(Outcome::Applied, Outcome::Waiting))
+}
+
+/// What would be done.
+fn preview(mesh: &Mesh, tiers: &[Tier], context: &Context) -> String {
+    let intent = |desired: &Desired| {
+        plan::intent(&desired.key, &step(desired, context.known.live(&desired.key).as_ref()))
+    };
+    let mut intents: Vec<_> =
+        in_order(tiers).into_iter().filter_map(|(_, desired)| intent(desired)).collect();
+    intents.extend(superfluous(mesh, tiers, context).iter().map(|object| format!("delete {}", object.key)));
+    plan::summary(intents)
 }
 
 /// What the status says of a result, and the error to try again for.
-fn judge(made: Result<Option<&'static str>, Error>, failures: u32) -> (Outcome, Option<Error>) {
+fn judge(made: Result<Outcome, Error>, failures: u32) -> (Outcome, Option<Error>) {
     match made {
-        Ok(None) => (Outcome::Applied, None),
-        Ok(Some(tier)) => (Outcome::Waiting(tier), None),
+        Ok(outcome) => (outcome, None),
         Err(error) => {
             let permanent = matches!(&error, Error::Apply(error) if error.is_permanent());
             let outcome = if permanent || failures >= PATIENCE {
@@ -96,8 +156,9 @@ async fn make(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Result<Option<&
         let mut live = context.known.live(&desired.key);
         let todo = step(desired, live.as_ref());
         if gate.allows(&todo) {
-            match context.take(&todo, desired).await {
-                Ok(written) => live = Some(written),
+            match context.take(&todo, desired, live.as_ref()).await {
+                Ok(None) => {}
+                Ok(written) => live = written,
                 Err(error) => {
                     gate.close(tier);
                     failure.get_or_insert(error);
@@ -119,24 +180,29 @@ fn in_order(tiers: &[Tier]) -> Vec<(&'static str, &Desired)> {
     tiers.iter().flat_map(|tier| tier.objects.iter().map(|object| (tier.name, object))).collect()
 }
 
-/// Deletes what the mesh owns and no longer consists of, last tiers first.
+/// Deletes what the mesh no longer consists of, last tiers first.
 async fn prune(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Result<(), Error> {
-    let wanted: BTreeSet<&Key> =
-        tiers.iter().flat_map(|tier| &tier.objects).map(|object| &object.key).collect();
-    for (key, uid) in context.known.controlled_by(&mesh.owner.uid).into_iter().rev() {
-        if !wanted.contains(&key) {
-            context.writer.delete(&key, &uid).await?;
-            info!(object = %key, "deleted an object that the mesh no longer has");
-        }
+    for object in superfluous(mesh, tiers, context) {
+        context.delete(&object).await?;
     }
     Ok(())
+}
+
+/// What the mesh owns, says to be of its apply set, and is not wanted. A watch that is opened again
+/// shows its old list until the new one is whole, so nothing is taken for superfluous by mistake.
+fn superfluous(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Vec<Owned> {
+    let wanted: BTreeSet<&Key> = in_order(tiers).into_iter().map(|(_, object)| &object.key).collect();
+    let mut owned = context.known.controlled_by(&mesh.owner.uid);
+    owned.retain(|object| object.member && !wanted.contains(&object.key));
+    owned.sort_by_key(|object| plan::teardown_order(&object.key));
+    owned
 }
 
 /// Makes the mesh the owner of the nodes' reports, so that they go with it.
 async fn adopt(mesh: &Mesh, context: &Context) -> Result<(), Error> {
     for node in context.known.nodes() {
         if node.owner_references().iter().all(|owner| owner.uid != mesh.owner.uid) {
-            context.writer.adopt(&node, &mesh.owner).await?;
+            context.writer.adopt(&node, Some(&mesh.owner)).await?;
         }
     }
     Ok(())

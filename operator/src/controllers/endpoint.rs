@@ -5,10 +5,9 @@ use std::sync::Arc;
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::jiff::Timestamp;
 use kube::{ResourceExt, runtime::controller::Action};
-use nsm_crds::NetworkServiceEndpoint;
-use tracing::info;
+use nsm_crds::{DeletionPolicy, NetworkServiceEndpoint};
 
-use super::{Context, Error, object_key};
+use super::{Context, Error, object_key, teardown};
 use crate::{
     apply,
     object::{Desired, Key, Kind},
@@ -63,9 +62,12 @@ fn refusal(endpoint: &NetworkServiceEndpoint, context: &Context, error: &Error) 
 async fn make(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<Accepted, Error> {
     let Some(config) = context.known.config().filter(|config| config.metadata.deletion_timestamp.is_none())
     else {
-        remove(endpoint, context).await?;
-        return Ok(Accepted::NoMesh("there is no mesh: apply an NSMConfig named default".into()));
+        return without_mesh(endpoint, context).await;
     };
+    let directives = validate::directives(&config);
+    if directives.paused || directives.plan_only {
+        return Ok(Accepted::NoMesh("the NSMConfig is paused: nothing is written for now".into()));
+    }
     let mesh = match validate::mesh(&config, &context.installation) {
         Ok(mesh) => mesh,
         Err(error) => return Ok(Accepted::NoMesh(format!("the NSMConfig cannot be used: {error}"))),
@@ -77,8 +79,24 @@ async fn make(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<Ac
     apply(&render::endpoint(&mesh, &template)?, &mesh, context).await
 }
 
+/// An endpoint of no mesh runs nothing, unless a mesh was left running.
+async fn without_mesh(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<Accepted, Error> {
+    let orphaned = match context.known.config() {
+        Some(config) => teardown::policy(&config) == DeletionPolicy::Orphan,
+        None => context.known.runs_daemons(),
+    };
+    if orphaned {
+        return Ok(Accepted::NoMesh(
+            "the mesh runs without its NSMConfig, and this endpoint as it is: apply an NSMConfig named default".into(),
+        ));
+    }
+    remove(endpoint, context).await?;
+    Ok(Accepted::NoMesh("there is no mesh: apply an NSMConfig named default".into()))
+}
+
 async fn apply(desired: &Desired, mesh: &Mesh, context: &Context) -> Result<Accepted, Error> {
-    let todo = step(desired, context.known.live(&desired.key).as_ref());
+    let live = context.known.live(&desired.key);
+    let todo = step(desired, live.as_ref());
     match (&todo, forwarders(mesh, context)?) {
         // The mesh changes first, endpoints after it.
         (Step::Nothing, _) | (Step::Change, Step::Change) => {}
@@ -86,7 +104,7 @@ async fn apply(desired: &Desired, mesh: &Mesh, context: &Context) -> Result<Acce
             return Ok(Accepted::NoMesh("the mesh is being installed: see kubectl get nsm -o wide".into()));
         }
         _ => {
-            context.take(&todo, desired).await?;
+            context.take(&todo, desired, live.as_ref()).await?;
         }
     }
     Ok(Accepted::Applied)
@@ -101,9 +119,8 @@ fn forwarders(mesh: &Mesh, context: &Context) -> Result<Step, Error> {
 
 /// Removes what was made for the template.
 async fn remove(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<(), Error> {
-    for (key, uid) in context.known.controlled_by(&endpoint.uid().unwrap_or_default()) {
-        context.writer.delete(&key, &uid).await?;
-        info!(object = %key, "deleted the workload of an endpoint that has none");
+    for object in context.known.controlled_by(&endpoint.uid().unwrap_or_default()) {
+        context.delete(&object).await?;
     }
     Ok(())
 }

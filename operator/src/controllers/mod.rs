@@ -5,12 +5,13 @@ mod attempts;
 mod config;
 mod endpoint;
 mod service;
+mod teardown;
 
 use std::{
     convert::Infallible,
     fmt,
     hash::Hash,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -34,7 +35,8 @@ use self::attempts::Attempts;
 use crate::{
     apply::{self, Writer},
     collect::Change,
-    dereference::{Known, Written},
+    convergence::Breaker,
+    dereference::{Known, Owned, Written},
     object::{Desired, Kind, ObjectError},
     plan::Step,
     validate::Installation,
@@ -57,6 +59,9 @@ pub struct Context {
     writer: Writer,
     installation: Installation,
     attempts: Attempts,
+    breaker: Mutex<Breaker>,
+    marked: Written<String, ()>,
+    deleted: Written<String, ()>,
     configs: Written<String, NSMConfigStatus>,
     services: Written<(String, String), NetworkServiceStatus>,
     endpoints: Written<(String, String), NetworkServiceEndpointStatus>,
@@ -70,25 +75,59 @@ impl Context {
             writer,
             installation,
             attempts: Attempts::default(),
+            breaker: Mutex::default(),
+            marked: Written::default(),
+            deleted: Written::default(),
             configs: Written::default(),
             services: Written::default(),
             endpoints: Written::default(),
         }
     }
 
-    /// Takes one step on one object, and says so in the log.
-    async fn take(&self, step: &Step, desired: &Desired) -> Result<Value, apply::Error> {
+    /// Takes one step on one object, and says so in the log: what it is then. Nothing, if it is left
+    /// alone for a while because repairs of it do not last.
+    async fn take(
+        &self,
+        step: &Step,
+        desired: &Desired,
+        live: Option<&Value>,
+    ) -> Result<Option<Value>, apply::Error> {
+        if step.is_repair() {
+            let words = || step.words(&desired.key, live);
+            if self.breaker().may_repair(&desired.key, Instant::now(), words).is_err() {
+                return Ok(None);
+            }
+        }
         let written = match step {
             Step::Create => self.writer.create(desired).await?,
             _ => self.writer.update(desired).await?,
         };
+        if step.is_repair() {
+            self.breaker().repaired(&desired.key, Instant::now());
+        }
         let difference = match step {
             Step::PutBack(difference) => difference.to_string(),
             _ => String::new(),
         };
         info!(object = %desired.key, step = step.word(), difference, "wrote an object");
         self.known.wrote(&desired.key, &written);
-        Ok(self.known.live(&desired.key).unwrap_or_default())
+        Ok(self.known.live(&desired.key))
+    }
+
+    /// Deletes an object, once.
+    async fn delete(&self, object: &Owned) -> Result<(), apply::Error> {
+        let Owned { key, uid, leaving, .. } = object;
+        if *leaving || self.deleted.age(uid).is_some() {
+            return Ok(());
+        }
+        self.writer.delete(key, uid).await?;
+        self.deleted.remember(uid.clone(), None, ());
+        info!(object = %key, "deleted an object");
+        Ok(())
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,7 +145,7 @@ struct Queues {
 /// Runs all controllers until the signal is given, and ends what has begun.
 ///
 /// The stores must have been filled once.
-pub async fn run(context: Arc<Context>, changes: Receiver<Change>, stop: watch::Receiver<bool>) {
+pub async fn run(context: Arc<Context>, changes: &mut Receiver<Change>, stop: watch::Receiver<bool>) {
     let (configs, config_queue) = mpsc::channel(QUEUE);
     let (services, service_queue) = mpsc::channel(QUEUE);
     let (endpoints, endpoint_queue) = mpsc::channel(QUEUE);
@@ -130,7 +169,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 /// Hands changes to the controllers they matter to.
 async fn route(
     context: Arc<Context>,
-    mut changes: Receiver<Change>,
+    changes: &mut Receiver<Change>,
     mut queues: Queues,
     stop: watch::Receiver<bool>,
 ) {

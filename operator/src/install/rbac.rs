@@ -90,13 +90,13 @@ fn rule(group: &str, resources: &[&str], verbs: &[&str], names: &[&str]) -> Poli
 fn operator(options: &Options) -> Vec<PolicyRule> {
     vec![
         rule(OPERATOR_GROUP, &["nsmconfigs", "nsmnodestates"], &READ, &[]),
-        rule(OPERATOR_GROUP, &["nsmconfigs/status", "nsmnodestates"], &["patch"], &[]),
+        rule(OPERATOR_GROUP, &["nsmconfigs", "nsmconfigs/status", "nsmnodestates"], &["patch"], &[]),
         rule(MESH_GROUP, &["networkservices", "networkserviceendpoints"], &READ, &[]),
         rule(MESH_GROUP, &["networkservices/status", "networkserviceendpoints/status"], &["patch"], &[]),
         rule("", &["namespaces", "serviceaccounts", "services"], &READ, &[]),
         rule("apps", &["daemonsets", "deployments"], &READ, &[]),
         rule(RBAC, &["rolebindings", "clusterrolebindings"], &READ, &[]),
-        rule("", &["namespaces"], &["create", "patch"], &[&options.mesh_namespace]),
+        rule("", &["namespaces"], &["create", "patch", "delete"], &[&options.mesh_namespace]),
         rule(RBAC, &["rolebindings"], &["create", "patch"], &[role::OPERANDS]),
         rule(RBAC, &["clusterrolebindings"], &["create", "patch", "delete"], &[role::NSMGR, role::AUTHORITY]),
         rule(
@@ -108,9 +108,11 @@ fn operator(options: &Options) -> Vec<PolicyRule> {
     ]
 }
 
-/// In its own namespace: lets the authority at the root key.
+/// In its own namespace: elects its leader, and lets the authority at the root key.
 fn operator_at_home() -> Vec<PolicyRule> {
     vec![
+        rule("coordination.k8s.io", &["leases"], &["create"], &[]),
+        rule("coordination.k8s.io", &["leases"], &["list", "watch", "update"], &[MANAGER]),
         rule(RBAC, &["rolebindings"], &["create", "patch", "delete"], &[role::ROOT_KEY]),
         rule(RBAC, &["roles"], &["bind"], &[role::ROOT_KEY]),
     ]

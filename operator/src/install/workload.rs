@@ -1,5 +1,5 @@
-//! The operator's Deployment: one pod, which is replaced only when the old one has ended, since
-//! two operators would not know of each other.
+//! The operator's Deployment: two pods, of which the one that holds the Lease writes. The other has
+//! everything in its watches already, and takes over when the first ends.
 
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ pub(super) fn deployment(options: &Options) -> Result<Value, Error> {
         "args": ["run"],
         "env": [
             {"name": "NSM_MESH_IMAGE", "value": options.mesh_image},
+            field("POD_NAME", "metadata.name"),
             field("POD_NAMESPACE", "metadata.namespace"),
             field("POD_SERVICE_ACCOUNT", "spec.serviceAccountName"),
         ],
@@ -32,8 +33,8 @@ pub(super) fn deployment(options: &Options) -> Result<Value, Error> {
         "kind": "Deployment",
         "metadata": {"name": MANAGER, "namespace": options.namespace, "labels": labels},
         "spec": {
-            "replicas": 1,
-            "strategy": {"type": "Recreate"},
+            "replicas": 2,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},
@@ -45,6 +46,12 @@ pub(super) fn deployment(options: &Options) -> Result<Value, Error> {
                         "seccompProfile": {"type": "RuntimeDefault"},
                     },
                     "containers": [container],
+                    "topologySpreadConstraints": [{
+                        "maxSkew": 1,
+                        "topologyKey": "kubernetes.io/hostname",
+                        "whenUnsatisfiable": "ScheduleAnyway",
+                        "labelSelector": {"matchLabels": labels},
+                    }],
                     "terminationGracePeriodSeconds": 30,
                 },
             },

@@ -13,6 +13,8 @@ mod pod;
 mod quantity;
 mod registry;
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::core::v1::Namespace,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -21,7 +23,7 @@ use nsm_crds::{LogLevel, PullPolicy, Workload};
 
 pub use self::endpoint::endpoint;
 use crate::{
-    names,
+    names::{self, apply_set},
     object::{Desired, Kind, ObjectError},
 };
 
@@ -92,6 +94,30 @@ pub fn forwarders(mesh: &Mesh) -> Result<Desired, ObjectError> {
     forwarder::daemon_set(mesh)
 }
 
+/// What marks the `NSMConfig` as the parent of the apply set that its mesh is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The marks of the parent.
+pub fn parent() -> Parent {
+    let mut kinds = Kind::ALL.map(Kind::group_kind);
+    kinds.sort_unstable();
+    let tooling = format!("{}/v{}", names::MANAGER, env!("CARGO_PKG_VERSION"));
+    Parent {
+        labels: [(apply_set::PARENT.to_owned(), apply_set::ID.to_owned())].into(),
+        annotations: [
+            (apply_set::TOOLING.to_owned(), tooling),
+            (apply_set::KINDS.to_owned(), kinds.join(",")),
+        ]
+        .into(),
+    }
+}
+
 /// The namespace: privileged, because its pods use the host's network and folders.
 fn namespace(mesh: &Mesh) -> Result<Desired, ObjectError> {
     let mut metadata = mesh.metadata(&mesh.namespace, &mesh.namespace);
@@ -106,10 +132,12 @@ fn namespace(mesh: &Mesh) -> Result<Desired, ObjectError> {
 impl Mesh {
     /// Metadata of an object in the mesh's namespace, for a component.
     fn metadata(&self, name: &str, component: &str) -> ObjectMeta {
+        let mut labels = pod::labels(component);
+        labels.insert(apply_set::MEMBER.into(), apply_set::ID.into());
         ObjectMeta {
             name: Some(name.into()),
             namespace: Some(self.namespace.clone()),
-            labels: Some(pod::labels(component)),
+            labels: Some(labels),
             owner_references: Some(vec![self.owner.clone()]),
             ..Default::default()
         }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use nsm_crds::{
-    CONDITION_READY, CONDITION_RECONCILING, Component, ConfigReason, MeshConnections, NSMConfigStatus,
+    CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED, Component, ConfigReason, MeshConnections,
+    NSMConfigStatus,
 };
 
 use super::conditions::{Verdict, conditions};
@@ -24,8 +25,16 @@ pub enum Outcome {
     Waiting(&'static str),
     /// Everything is as wanted.
     Applied,
-    /// The mesh is being removed.
-    Deleting,
+    /// Someone undoes what is written: which fields, and who.
+    NonConverging(String),
+    /// Nothing is written, as an annotation asks.
+    Paused,
+    /// What would be written; nothing is, as an annotation asks.
+    Planned(String),
+    /// The mesh is to be removed once it has no connections; it has so many.
+    WaitingForIdle(i64),
+    /// The mesh is being removed, and what that waits for.
+    Deleting(String),
 }
 
 /// What the status is made from.
@@ -52,7 +61,12 @@ pub fn config(input: &ConfigInput<'_>) -> NSMConfigStatus {
     let old = input.old.map(|old| old.conditions.as_slice()).unwrap_or_default();
     NSMConfigStatus {
         observed_generation: input.generation,
-        conditions: conditions(old, vec![ready(input), reconciling(input)], input.generation, input.now),
+        conditions: conditions(
+            old,
+            vec![ready(input), reconciling(input), stalled(input)],
+            input.generation,
+            input.now,
+        ),
         components: input.components.to_vec(),
         connections: input.connections,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -64,19 +78,23 @@ fn ready(input: &ConfigInput<'_>) -> Verdict {
     match input.outcome {
         Outcome::Invalid(message) => no(ConfigReason::InvalidConfig, message.clone()),
         Outcome::Failed(message) => no(ConfigReason::ApplyFailed, message.clone()),
-        Outcome::Deleting => no(ConfigReason::Deleting, "the mesh is being removed".into()),
-        Outcome::Waiting(_) | Outcome::Applied => match incomplete(input) {
-            Some(component) if overdue(input) => {
-                no(ConfigReason::ComponentNotReady, advice(component, input.namespace))
+        Outcome::NonConverging(words) => no(ConfigReason::NonConverging, undone(words)),
+        Outcome::WaitingForIdle(count) => no(ConfigReason::WaitingForIdle, busy(*count)),
+        Outcome::Deleting(waits) => no(ConfigReason::Deleting, waits.clone()),
+        Outcome::Waiting(_) | Outcome::Applied | Outcome::Paused | Outcome::Planned(_) => {
+            match incomplete(input) {
+                Some(component) if overdue(input) => {
+                    no(ConfigReason::ComponentNotReady, advice(component, input.namespace))
+                }
+                Some(component) => {
+                    no(ConfigReason::Progressing, format!("{}: {}", component.name, component.message))
+                }
+                None if matches!(input.outcome, Outcome::Waiting(_)) => {
+                    no(ConfigReason::Progressing, "components start".into())
+                }
+                None => Verdict::new(CONDITION_READY, true, ConfigReason::AllReady, all_ready(input)),
             }
-            Some(component) => {
-                no(ConfigReason::Progressing, format!("{}: {}", component.name, component.message))
-            }
-            None if matches!(input.outcome, Outcome::Applied) => {
-                Verdict::new(CONDITION_READY, true, ConfigReason::AllReady, all_ready(input))
-            }
-            None => no(ConfigReason::Progressing, "components start".into()),
-        },
+        }
     }
 }
 
@@ -114,17 +132,65 @@ fn all_ready(input: &ConfigInput<'_>) -> String {
     )
 }
 
+fn undone(words: &str) -> String {
+    format!(
+        "{words}: what is written does not last, so it is repaired seldom by now; stop who undoes it, then set the \
+         annotation {} to a new value",
+        names::RETRY
+    )
+}
+
+fn busy(connections: i64) -> String {
+    format!(
+        "{connections} connections are open: the mesh is removed when they are closed, or at once with \
+         spec.deletionPolicy: Delete"
+    )
+}
+
 fn reconciling(input: &ConfigInput<'_>) -> Verdict {
     let verdict =
         |status, reason, message: String| Verdict::new(CONDITION_RECONCILING, status, reason, message);
     match input.outcome {
-        Outcome::Invalid(message) => verdict(false, ConfigReason::InvalidConfig, message.clone()),
-        Outcome::Failed(message) => verdict(true, ConfigReason::ApplyFailed, message.clone()),
         Outcome::Waiting(tier) => {
             verdict(true, ConfigReason::Progressing, format!("the rest waits for the {tier}"))
         }
         Outcome::Applied => verdict(false, ConfigReason::UpToDate, "all objects are as wanted".into()),
-        Outcome::Deleting => verdict(true, ConfigReason::Deleting, "the mesh is being removed".into()),
+        Outcome::Deleting(waits) => verdict(true, ConfigReason::Deleting, waits.clone()),
+        Outcome::WaitingForIdle(count) => verdict(true, ConfigReason::WaitingForIdle, busy(*count)),
+        Outcome::Paused => {
+            let message = format!("nothing is written while the annotation {} is true", names::PAUSED);
+            verdict(false, ConfigReason::Paused, message)
+        }
+        Outcome::Planned(todo) if todo.is_empty() => {
+            verdict(false, ConfigReason::PlanOnly, "nothing would be written".into())
+        }
+        Outcome::Planned(todo) => verdict(false, ConfigReason::PlanOnly, format!("would {todo}")),
+        outcome => {
+            let (reason, message) = halt(outcome).unwrap_or((ConfigReason::UpToDate, String::new()));
+            verdict(false, reason, message)
+        }
+    }
+}
+
+/// What does not go on by itself.
+fn halt(outcome: &Outcome) -> Option<(ConfigReason, String)> {
+    match outcome {
+        Outcome::Invalid(message) => Some((ConfigReason::InvalidConfig, message.clone())),
+        Outcome::Failed(message) => Some((ConfigReason::ApplyFailed, message.clone())),
+        Outcome::NonConverging(words) => Some((ConfigReason::NonConverging, undone(words))),
+        Outcome::Waiting(_)
+        | Outcome::WaitingForIdle(_)
+        | Outcome::Applied
+        | Outcome::Paused
+        | Outcome::Planned(_)
+        | Outcome::Deleting(_) => None,
+    }
+}
+
+fn stalled(input: &ConfigInput<'_>) -> Verdict {
+    match halt(input.outcome) {
+        Some((reason, message)) => Verdict::new(CONDITION_STALLED, true, reason, message),
+        None => Verdict::new(CONDITION_STALLED, false, ConfigReason::UpToDate, "nobody has to act"),
     }
 }
 
