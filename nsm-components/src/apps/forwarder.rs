@@ -18,7 +18,7 @@ use crate::{
         registry::{NetworkServiceEndpoint, NetworkServiceLabels},
     },
     chain::{Chain, Element, Policy, RegistryChain},
-    dataplane::{Dataplane, Journal, Netlink, Netns},
+    dataplane::{Dataplane, ForwarderId, Journal, Netlink, Netns},
     elements::{
         Authorize, Connect, ConnectionService, Discover, Index, MechanismTranslation, Mechanisms, Monitor,
         UpdatePath, UpdateToken, Vnis, Vxlan, Xconnect,
@@ -111,7 +111,9 @@ pub(super) async fn run_with(
     for (vni, entry) in left.iter().filter_map(|entry| Some((entry.vni?, entry))) {
         vnis.reserve(vni, entry.footprint.id.as_str());
     }
-    let xconnect = Xconnect::new(Dataplane::new(kernel.clone()), journal, left, host);
+    let id = ForwarderId::new(&settings.common.name, host, &settings.base_dir);
+    let dataplane = Dataplane::new(kernel.clone()).with_forwarder(id);
+    let xconnect = Xconnect::new(dataplane, journal, left, host);
     figures::kernel(&mesh.metrics, &kernel, &xconnect, &vnis);
     let _sweep = AbortOnDropHandle::new(tokio::spawn(xconnect.clone().sweep(mesh.token_life)));
 

@@ -88,6 +88,7 @@ impl Memory {
             routes: Vec::new(),
             neighbours: Vec::new(),
             traffic: Traffic::default(),
+            forwarder: None,
         };
         let link = MemoryLink {
             link,
@@ -176,7 +177,7 @@ impl State {
         let looked_for = footprint.has_policies && place.role == Role::Client;
         let policies = if looked_for { self.policies(id, place, own) } else { Policies::default() };
         ObservedEnd::Reachable {
-            own: own.map(|link| Box::new(link.link.clone())),
+            own: own.map(|link| Box::new(link.observed())),
             occupant: occupant.map(|link| link.owned(place.netns)),
             policies,
         }
@@ -288,6 +289,7 @@ impl State {
                 routes: Vec::new(),
                 neighbours: Vec::new(),
                 traffic: Traffic::default(),
+                forwarder: None,
             };
             let link = MemoryLink {
                 link,
@@ -328,7 +330,12 @@ impl MemoryLink {
         Owner::of(group, self.alias.as_deref())
     }
 
+    fn observed(&self) -> ObservedLink {
+        ObservedLink { forwarder: Owner::forwarder(self.alias.as_deref()), ..self.link.clone() }
+    }
+
     fn owned(&self, netns: NetnsKey) -> OwnedLink {
-        OwnedLink { netns, index: self.link.index, name: self.link.name.clone(), owner: self.owner() }
+        let ObservedLink { index, name, forwarder, .. } = self.observed();
+        OwnedLink { netns, index, name, owner: self.owner(), forwarder }
     }
 }

@@ -12,7 +12,8 @@
 //! the four steps together; the same code creates, refreshes, heals and adopts after a restart.
 //!
 //! Guarantees:
-//! * A link that is not marked as ours ([`crate::api::names::LINK_GROUP`]) is never changed or deleted.
+//! * A link that is not marked as ours ([`crate::api::names::LINK_GROUP`]) is never changed or deleted,
+//!   nor is one deleted that names another forwarder.
 //! * What is as desired is not touched: a refresh writes nothing.
 //! * A call that fails takes back what it made.
 //! * No namespace is kept alive: descriptors and sockets live as long as one operation.
@@ -38,7 +39,7 @@ mod traffic;
 pub use desired::{Desired, End, Footprint, Link, Neighbour, Place, Role, VxlanLink};
 pub use diff::{Conflict, diff, removal};
 pub use facade::{Applied, Dataplane, Error, Removed};
-pub use ids::{BadConnectionId, ConnectionId, NetnsKey};
+pub use ids::{BadConnectionId, ConnectionId, ForwarderId, NetnsKey};
 pub use journal::{Entry, Journal, JournalError};
 pub use memory::Memory;
 pub use netlink::{Counters, Netlink};

@@ -35,6 +35,10 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
         RuleAttribute::Protocol(ROUTE_PROTOCOL),
         RuleAttribute::SuppressIfGroup(rule.tag),
     ];
+    if rule.mark != 0 {
+        // No bit of it is compared.
+        message.attributes.extend([RuleAttribute::FwMark(rule.mark), RuleAttribute::FwMask(0)]);
+    }
     if let Some(from) = from.filter(|from| from.prefix_len() != 0) {
         message.header.src_len = from.prefix_len();
         message.attributes.push(RuleAttribute::Source(from.addr()));
@@ -52,11 +56,14 @@ fn parse(message: &RouteNetlinkMessage, own: u32) -> Option<(u8, Option<Rule>)> 
     let ipv6 = message.header.family == AddressFamily::Inet6;
     let mut selector = Selector { ipv6, from: None, proto: None, src_ports: None, dst_ports: None };
     let (mut priority, mut table, mut suppressed, mut is_mesh) = (0, None, None, false);
+    let (mut mark, mut compared) = (0, 0);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(value) => priority = *value,
             RuleAttribute::Table(value) => table = u8::try_from(*value).ok(),
             RuleAttribute::SuppressIfGroup(value) => suppressed = Some(*value),
+            RuleAttribute::FwMark(value) => mark = *value,
+            RuleAttribute::FwMask(value) => compared = *value,
             RuleAttribute::Protocol(value) => is_mesh = *value == ROUTE_PROTOCOL,
             RuleAttribute::Source(ip) => selector.from = IpNet::new(*ip, message.header.src_len).ok(),
             RuleAttribute::IpProtocol(value) => selector.proto = Some(u8::from(*value)),
@@ -67,7 +74,8 @@ fn parse(message: &RouteNetlinkMessage, own: u32) -> Option<(u8, Option<Rule>)> 
     }
     let table = table.or((message.header.table != 0).then_some(message.header.table))?;
     let is_own = is_mesh && suppressed == Some(own) && message.header.action == RuleAction::ToTable;
-    Some((table, is_own.then_some(Rule { tag: own, priority, selector, table })))
+    let is_own = is_own && compared == 0;
+    Some((table, is_own.then_some(Rule { tag: own, mark, priority, selector, table })))
 }
 
 // === impl Session ===
