@@ -115,7 +115,7 @@ pub(super) async fn run_with(
     let dataplane = Dataplane::new(kernel.clone()).with_forwarder(id);
     let xconnect = Xconnect::new(dataplane, journal, left, host);
     figures::kernel(&mesh.metrics, &kernel, &xconnect, &vnis);
-    let _sweep = AbortOnDropHandle::new(tokio::spawn(xconnect.clone().sweep(mesh.token_life)));
+    let _audit = AbortOnDropHandle::new(tokio::spawn(xconnect.clone().audit(mesh.audit_rules())));
 
     let up =
         registry::Connect::new(mesh.channels.clone(), settings.connect_to.clone().into(), mesh.token_life);

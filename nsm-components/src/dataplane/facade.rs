@@ -1,6 +1,9 @@
 //! The steps put together.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use nix::errno::Errno;
 use tokio::sync::Mutex;
@@ -13,6 +16,7 @@ use super::{
     observed::{Observed, ObservedEnd, OwnedLink},
     operation::{At, Operation},
     port::{Depth, Failure, Kernel, KernelError},
+    survey::{Found, Orphan, orphans},
     traffic::{Traffic, counted},
 };
 
@@ -65,6 +69,9 @@ pub enum Error {
         #[source]
         source: KernelError,
     },
+    /// The namespaces of this machine could not be looked through.
+    #[error("cannot look through the namespaces of this machine")]
+    Survey(#[source] KernelError),
     /// The links of a namespace could not be listed.
     #[error("cannot list the links of {netns}")]
     List {
@@ -181,6 +188,25 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
         let desired = &Desired { forwarder: self.forwarder.clone(), ..desired.clone() };
         let observed = self.observe(desired, netns).await?;
         Ok(diff(desired, &observed, &*self.in_use)?.is_empty())
+    }
+
+    /// What of the mesh is in the kernel and serves none of these connections, as far as this forwarder
+    /// can say, and how many of them have no link that can be seen.
+    pub async fn audit(
+        &self,
+        known: &HashMap<ConnectionId, Footprint>,
+    ) -> Result<(Vec<Orphan>, usize), Error> {
+        let found = self.kernel.survey().await.map_err(Error::Survey)?;
+        let linked: HashSet<_> = found.iter().filter_map(Found::connection).collect();
+        let unlinked = known.keys().filter(|id| !linked.contains(id)).count();
+        Ok((orphans(&found, self.forwarder.as_ref(), known), unlinked))
+    }
+
+    /// Removes orphans that this forwarder has made, as [`Dataplane::audit`] has just shown them: those
+    /// of one namespace together.
+    pub async fn remove_orphans(&self, orphans: &[Orphan]) -> Result<(), Error> {
+        let operations = orphans.iter().filter(|orphan| orphan.is_own()).map(Orphan::operation).collect();
+        Ok(self.kernel.apply(operations, &Namespaces::default()).await?)
     }
 
     /// All links of ours in a namespace.

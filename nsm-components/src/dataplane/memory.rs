@@ -14,6 +14,7 @@ use super::{
     operation::{At, Operation},
     policy::{MAIN, Policies, Rule, tag},
     port::{Depth, Failure, Kernel, KernelError},
+    survey::{Found, Whereabouts},
     traffic::Traffic,
 };
 use crate::api::context::Hop;
@@ -156,6 +157,17 @@ impl Kernel for Memory {
         let here = state.links.iter().filter(|((key, _), _)| *key == netns.key());
         let owned = here.map(|((key, _), link)| link.owned(*key));
         Ok(owned.filter(|link| link.owner != Owner::Foreign).collect())
+    }
+
+    async fn survey(&self) -> Result<Vec<Found>, KernelError> {
+        let state = self.0.lock();
+        let links = state.links.iter().map(|((key, _), link)| link.owned(*key)).map(|link| {
+            let OwnedLink { netns, index, name, owner, forwarder } = link;
+            Found::Link { at: Whereabouts::Netns(netns), index, name, owner, forwarder }
+        });
+        let ours = links.filter(|link| !matches!(link, Found::Link { owner: Owner::Foreign, .. }));
+        let rules = state.rules.iter().map(|(netns, rule)| Found::Rule { netns: *netns, rule: *rule });
+        Ok(ours.chain(rules).collect())
     }
 }
 

@@ -34,6 +34,7 @@ mod operation;
 mod plan;
 mod policy;
 mod port;
+mod survey;
 mod traffic;
 
 pub use desired::{Desired, End, Footprint, Link, Neighbour, Place, Role, VxlanLink};
@@ -49,4 +50,5 @@ pub use operation::{At, Operation};
 pub use plan::{PlanError, Side, plan};
 pub use policy::{MAIN, ObservedPolicy, Policies, Rule};
 pub use port::{Depth, Failure, Kernel, KernelError};
+pub use survey::{Found, Kind as OrphanKind, Orphan, Whereabouts};
 pub use traffic::{Traffic, segment_metrics};

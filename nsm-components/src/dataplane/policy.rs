@@ -29,7 +29,7 @@ pub(super) const LAST: u8 = 252;
 const FIRST_PRIORITY: u32 = 32_765;
 
 /// A rule as it is in the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// The connection's number.
     pub tag: u32,

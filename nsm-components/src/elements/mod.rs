@@ -72,5 +72,5 @@ pub use self::{
     updatepath::UpdatePath,
     updatetoken::UpdateToken,
     vxlan::{Vnis, Vxlan},
-    xconnect::Xconnect,
+    xconnect::{AuditRules, Findings, Xconnect},
 };

@@ -1,18 +1,21 @@
 //! Several forwarders on one kernel: each knows its own links and rules, and touches no other's.
 
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, AsRawFd},
+};
+
 use nsm_components::{
     api::connectioncontext::PolicyRoute,
-    dataplane::{Applied, Conflict, Desired, Error, Removed, plan},
+    dataplane::{Applied, Conflict, Desired, Error, Netns, Orphan, OrphanKind, Removed, plan},
 };
 
 use crate::monitor::Monitor;
-use crate::world::{connection, dataplane, dataplane_of, ip, ip_context, may_run, namespaces, netns, pod};
+use crate::world::{
+    connection, dataplane, dataplane_of, inside, ip, ip_context, links, may_run, namespaces, netns, pod,
+};
 
-fn policed(
-    id: &str,
-    nsc: &nsm_components::dataplane::Netns,
-    nse: &nsm_components::dataplane::Netns,
-) -> Desired {
+fn policed(id: &str, nsc: &Netns, nse: &Netns) -> Desired {
     let mut connection = connection(id);
     ip_context(&mut connection).policies = vec![PolicyRoute { proto: "17".into(), ..PolicyRoute::default() }];
     plan(&connection, &pod(nsc, "nsm-1"), &pod(nse, "nsm-1")).unwrap()
@@ -75,4 +78,45 @@ async fn links_of_an_earlier_version_are_adopted_as_they_are() {
     assert_eq!((applied, next.kernel().counters().writes), (Applied::Adopted, 0), "{}", ip(&nsc, "rule"));
     assert_eq!(next.remove(&desired.footprint(), &at_hand).await.unwrap(), Removed::Deleted);
     assert_eq!(ip(&nsc, "rule").lines().count(), 3, "{}", ip(&nsc, "rule"));
+}
+
+#[tokio::test]
+async fn orphans_are_found_and_removed_also_where_no_path_leads_and_no_others() {
+    if !may_run() {
+        return;
+    }
+    let (node, nsc, nse) = (netns(), netns(), netns());
+    // What a CNI plugin makes: by it the node has a number for the pod. Nothing else leads there.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), nse.as_fd().as_raw_fd());
+    ip(&node, &format!("link add cni type veth peer name eth0 netns {path}"));
+    // To this one there is a path: a process is in it.
+    let mut pause = inside(&nsc, "sleep").arg("infinity").spawn().unwrap();
+    let at_hand = namespaces(&[&nsc, &nse]);
+    let (own, other) = (dataplane_of("/a", &node), dataplane_of("/b", &node));
+    let desired = policed("c-orphan", &nsc, &nse);
+    own.ensure(&desired, &at_hand).await.unwrap();
+    let mut theirs = policed("c-theirs", &nsc, &nse);
+    theirs.ends.iter_mut().for_each(|end| end.name = "nsm-2".into());
+    other.ensure(&theirs, &at_hand).await.unwrap();
+
+    let known = HashMap::from([(desired.id.clone(), desired.footprint())]);
+    let own_ones = |(orphans, _): (Vec<Orphan>, usize)| -> Vec<Orphan> {
+        orphans.into_iter().filter(Orphan::is_own).collect()
+    };
+    assert_eq!(own_ones(own.audit(&known).await.unwrap()), []);
+    let writes = own.kernel().counters().writes;
+    let orphans = own_ones(own.audit(&HashMap::new()).await.unwrap());
+    let mut kinds: Vec<_> = orphans.iter().map(|orphan| orphan.kind).collect();
+    kinds.sort_unstable();
+    let all: Vec<_> = orphans.iter().map(ToString::to_string).collect();
+    assert_eq!(kinds, [OrphanKind::Link, OrphanKind::Link, OrphanKind::Rule], "{all:?}");
+    assert!(all.iter().any(|orphan| orphan.contains("with nsid")), "{all:?}");
+    assert_eq!(own.kernel().counters().writes, writes, "looking writes nothing");
+
+    own.remove_orphans(&orphans).await.unwrap();
+    assert_eq!((links(&nsc), links(&nse)), (vec!["nsm-2".into()], vec!["eth0".into(), "nsm-2".into()]));
+    let rules = ip(&nsc, "rule");
+    assert_eq!(rules.matches("fwmark").count(), 1, "{rules}");
+    pause.kill().unwrap();
+    pause.wait().unwrap();
 }

@@ -230,7 +230,7 @@ impl Session {
     }
 }
 
-fn no_statistics() -> LinkAttribute {
+pub(super) fn no_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 

@@ -49,8 +49,8 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
     message
 }
 
-/// The table a rule leads to, and the rule if it has this tag. Tables above 255 are nobody's here.
-fn parse(message: &RouteNetlinkMessage, own: u32) -> Option<(u8, Option<Rule>)> {
+/// The table a rule leads to, and the rule if it is of the mesh. Tables above 255 are nobody's here.
+pub(super) fn parse(message: &RouteNetlinkMessage) -> Option<(u8, Option<Rule>)> {
     let RouteNetlinkMessage::NewRule(message) = message else { return None };
     let ports = |range: &RulePortRange| Some(Ports { first: range.start, last: range.end });
     let ipv6 = message.header.family == AddressFamily::Inet6;
@@ -73,9 +73,9 @@ fn parse(message: &RouteNetlinkMessage, own: u32) -> Option<(u8, Option<Rule>)> 
         }
     }
     let table = table.or((message.header.table != 0).then_some(message.header.table))?;
-    let is_own = is_mesh && suppressed == Some(own) && message.header.action == RuleAction::ToTable;
-    let is_own = is_own && compared == 0;
-    Some((table, is_own.then_some(Rule { tag: own, mark, priority, selector, table })))
+    let is_own = is_mesh && compared == 0 && message.header.action == RuleAction::ToTable;
+    let rule = suppressed.filter(|_| is_own).map(|tag| Rule { tag, mark, priority, selector, table });
+    Some((table, rule))
 }
 
 // === impl Session ===
@@ -90,7 +90,11 @@ impl Session {
         depth: Depth,
     ) -> Result<Policies, KernelError> {
         let found = self.dump(netns, &RouteNetlinkMessage::GetRule(RuleMessage::default()))?;
-        let rules: Vec<_> = found.iter().filter_map(|message| parse(message, tag(id))).collect();
+        let rules: Vec<_> = found
+            .iter()
+            .filter_map(parse)
+            .map(|(table, rule)| (table, rule.filter(|rule| rule.tag == tag(id))))
+            .collect();
         let routes = if depth >= Depth::Routes { self.all_routes(netns, link)? } else { Vec::new() };
         Ok(Policies::new(&rules, &routes))
     }
