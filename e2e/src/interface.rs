@@ -70,6 +70,13 @@ fn interface(netns: &Netns, link: &Value) -> Result<Interface> {
     })
 }
 
+impl Interface {
+    /// The connection it says it serves: the alias is `nsm:<connection> of <forwarder>`.
+    pub fn connection(&self) -> Option<&str> {
+        self.alias.strip_prefix("nsm:")?.split(" of ").next()
+    }
+}
+
 /// All of the mesh in a namespace, by name.
 pub fn interfaces(netns: &Netns) -> Result<Vec<Interface>> {
     let mut tries = 0;

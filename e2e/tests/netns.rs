@@ -7,6 +7,8 @@
 // Helpers of tests are tests: what they cannot do fails the test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "netns/audit.rs"]
+mod audit;
 #[path = "netns/churn.rs"]
 mod churn;
 #[path = "netns/commands.rs"]

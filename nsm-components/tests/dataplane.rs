@@ -9,6 +9,8 @@ mod adopt;
 mod local;
 #[path = "dataplane/monitor.rs"]
 mod monitor;
+#[path = "dataplane/owner.rs"]
+mod owner;
 #[path = "dataplane/policies.rs"]
 mod policies;
 #[path = "dataplane/remote.rs"]

@@ -32,7 +32,8 @@ pub fn program() -> Result<PathBuf> {
 // === impl Mesh ===
 
 impl Mesh {
-    pub(super) fn journal_folder(&self, node: usize) -> PathBuf {
+    /// Where a node's forwarder keeps its journal.
+    pub fn journal_folder(&self, node: usize) -> PathBuf {
         self.folder.join(format!("node-{node}/journal"))
     }
 

@@ -78,12 +78,14 @@ fn describe(netns: &Netns, name: &str) -> String {
         )
         .unwrap();
     }
-    let id = text(link, "ifalias").strip_prefix("nsm:").expect("the alias says whose it is");
+    let alias = text(link, "ifalias").strip_prefix("nsm:").expect("the alias says whose it is");
+    let (id, forwarder) = alias.split_once(" of ").expect("and who made it");
+    let (forwarder, _) = forwarder.rsplit_once('#').expect("it is told from others of its name");
     let other = link["altnames"][0].as_str().unwrap().strip_suffix(id).expect("so does the second name");
     let flags: Vec<&str> = link["flags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     writeln!(
         out,
-        " alias nsm:ID altname {other}ID up {}",
+        " alias nsm:ID of {forwarder} altname {other}ID up {}",
         flags.contains(&"UP") && flags.contains(&"LOWER_UP")
     )
     .unwrap();

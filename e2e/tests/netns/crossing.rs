@@ -6,12 +6,16 @@ use std::{
     time::Duration,
 };
 
-use nsm_e2e::{interface::GROUP, mesh::Signal, wait::may_run};
+use nsm_e2e::{
+    interface::GROUP,
+    mesh::{Signal, Who},
+    wait::may_run,
+};
 
 use crate::story::{IFNAME, Story, assert_silent, assert_whole};
 
 /// Ten bytes there and back.
-fn tcp(story: &Story, client: nsm_e2e::mesh::Who) {
+fn tcp(story: &Story, client: Who) {
     let interface = story.interface(client);
     let (own, peer) = (interface.address.unwrap().0, interface.peer.unwrap());
     let (endpoint, client) = (story.mesh.pod_of(story.endpoint).unwrap(), story.mesh.pod_of(client).unwrap());
@@ -70,7 +74,9 @@ fn interfaces_have_the_names_addresses_routes_and_marks_that_were_asked_for() {
         assert_eq!((address.octets()[..3].to_vec(), prefix), (vec![172, 16, 1], 32));
         assert_ne!(interface.peer.unwrap(), address);
         assert_eq!(interface.group, GROUP);
-        let id = interface.alias.strip_prefix("nsm:").unwrap().to_owned();
+        let id = interface.connection().unwrap().to_owned();
+        let forwarder = format!(" of {}#", Who::Forwarder(node));
+        assert!(interface.alias.contains(&forwarder), "{}", interface.alias);
         assert!(story.mesh.journal(node).contains(&id), "{id} is not in {:?}", story.mesh.journal(node));
     }
     let at_endpoint = nsm_e2e::interface::interfaces(story.mesh.pod_of(story.endpoint).unwrap()).unwrap();

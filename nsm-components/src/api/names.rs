@@ -70,3 +70,6 @@ pub const LINK_GROUP: u32 = 0x006e_736d;
 
 /// Start of the alias of every finished link; the connection id follows.
 pub const LINK_ALIAS_PREFIX: &str = "nsm:";
+
+/// What comes after the connection id, and before the forwarder that made the link. No id has a blank.
+pub const LINK_ALIAS_FORWARDER: &str = " of ";

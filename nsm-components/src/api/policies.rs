@@ -22,7 +22,7 @@ pub struct Policy {
 }
 
 /// Which packets a policy means: those that have all that is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Selector {
     /// Their family.
     pub ipv6: bool,
@@ -37,7 +37,7 @@ pub struct Selector {
 }
 
 /// Ports from the first to the last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ports {
     /// At least 1.
     pub first: u16,

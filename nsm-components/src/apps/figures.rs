@@ -14,7 +14,7 @@ use crate::{
     chain::SessionCounts,
     daemon::{Admission, Metrics, Readiness},
     dataplane::Netlink,
-    elements::{Index, Monitor, Outcomes, Vnis, Wireguards, Xconnect, registry::Memory},
+    elements::{Findings, Index, Monitor, Outcomes, Vnis, Wireguards, Xconnect, registry::Memory},
     settings::Common,
     transport::{Channels, Counts, Source},
 };
@@ -119,6 +119,7 @@ pub(super) fn kernel(metrics: &Metrics, kernel: &Netlink, xconnect: &Xconnect<Ne
         kernel.counters().sysctls
     });
     gauge(metrics, xconnect, "nsm_connections_linked", "Connections with links here.", Xconnect::len);
+    audit(metrics, &xconnect.findings());
     gauge(metrics, vnis, "nsm_vnis", "Tunnel numbers in use.", Vnis::len);
 }
 
@@ -130,6 +131,21 @@ pub(super) fn tunnels(metrics: &Metrics, wireguards: &Wireguards, absent: &[(&'s
         let labels = vec![("mechanism", (*mechanism).to_owned()), ("reason", reason.clone())];
         metrics.info("nsm_mechanism_absent", "Mechanism that this node cannot offer, and why.", labels);
     }
+}
+
+/// What is in the kernel and serves no connection.
+fn audit(metrics: &Metrics, findings: &Arc<Findings>) {
+    let read = findings.clone();
+    let help = "Links, rules and journal entries that serve no connection.";
+    metrics.gauges("nsm_orphans", help, "kind", move || read.orphans());
+    let read = findings.clone();
+    metrics.gauge("nsm_orphans_oldest_seconds", "Age of the oldest orphan, since it was seen.", move || {
+        read.oldest().as_secs()
+    });
+    let help = "Orphans of this forwarder that were removed.";
+    counter(metrics, findings, "nsm_orphans_removed_total", help, |findings| findings.removed.get());
+    let help = "Looks at the kernel for what serves no connection.";
+    counter(metrics, findings, "nsm_audits_total", help, |findings| findings.looks.get());
 }
 
 /// What is asked of the process.

@@ -18,7 +18,7 @@ use crate::{
         registry::{NetworkServiceEndpoint, NetworkServiceLabels},
     },
     chain::{Chain, Element, Policy, RegistryChain},
-    dataplane::{Dataplane, Entry, Journal, Netlink, Netns},
+    dataplane::{Dataplane, Entry, ForwarderId, Journal, Netlink, Netns},
     elements::{
         Authorize, Connect, ConnectionService, Discover, Index, MechanismTranslation, Mechanisms, Monitor,
         Tunnels, UpdatePath, UpdateToken, Vnis, Vxlan, Wireguard, Wireguards, Xconnect,
@@ -136,15 +136,16 @@ pub(super) async fn run_with(
     let (journal, left) = Journal::open(&settings.base_dir)?;
     info!(connections = left.len(), "left by an earlier process");
     let (vnis, wireguards) = in_use(tunnels.as_ref().map(|(tunnels, _)| tunnels), &left);
-    let xconnect = Xconnect::new(Dataplane::new(kernel.clone()), journal, left, host)
-        .with_wireguards(wireguards.clone());
+    let id = ForwarderId::new(&settings.common.name, host, &settings.base_dir);
+    let dataplane = Dataplane::new(kernel.clone()).with_forwarder(id);
+    let xconnect = Xconnect::new(dataplane, journal, left, host).with_wireguards(wireguards.clone());
     figures::kernel(&mesh.metrics, &kernel, &xconnect, &vnis);
     let absent = tunnels.as_ref().map(|(_, absent)| absent.as_slice()).unwrap_or_default();
     for (mechanism, reason) in absent {
         info!(mechanism, reason, "mechanism is not offered");
     }
     figures::tunnels(&mesh.metrics, &wireguards, absent);
-    let _sweep = AbortOnDropHandle::new(tokio::spawn(xconnect.clone().sweep(mesh.token_life)));
+    let _audit = AbortOnDropHandle::new(tokio::spawn(xconnect.clone().audit(mesh.audit_rules())));
 
     let up =
         registry::Connect::new(mesh.channels.clone(), settings.connect_to.clone().into(), mesh.token_life);

@@ -12,7 +12,7 @@ use crate::{
     api::{access, trust::Trust},
     chain::{BootClock, Chain, Clock, Element, Policy, RegistryElement, Session, SessionCounts, Suspended},
     daemon::{Admission, Metrics, Readiness, Shown},
-    elements::{Admit, Monitor, Outcomes, PeersByGrpc, PolicyError, health_service, registry},
+    elements::{Admit, AuditRules, Monitor, Outcomes, PeersByGrpc, PolicyError, health_service, registry},
     settings::{self, Common, Target},
     transport::{self, Channels, Listener, MAX_HEADER_LIST, Source},
 };
@@ -203,6 +203,12 @@ impl Mesh {
     pub(super) fn session(&self, chain: Chain, policy: Policy) -> Session {
         let session = Session::new(chain, policy, self.clock.clone()).suspended_by(self.suspended.clone());
         session.counting(self.sessions.clone())
+    }
+
+    /// When links end that nobody asks for.
+    pub(super) fn audit_rules(&self) -> AuditRules {
+        let (clock, suspended) = (self.clock.clone(), self.suspended.clone());
+        AuditRules { life: self.token_life, clock, suspended }
     }
 
     /// The health service of these gRPC services: all serve from when `ready` ends until the stop.

@@ -48,6 +48,18 @@ impl Metrics {
         self.add(name, help, "counter", move || read().into_iter().map(row).collect());
     }
 
+    /// Numbers that go up and down, told apart by one label.
+    pub fn gauges<S: Into<String>>(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        read: impl Fn() -> Vec<(S, u64)> + Send + 'static,
+    ) {
+        let row = move |(value, count): (S, u64)| (vec![(label, value.into())], count);
+        self.add(name, help, "gauge", move || read().into_iter().map(row).collect());
+    }
+
     /// A number that goes up and down.
     pub fn gauge(&self, name: &'static str, help: &'static str, read: impl Fn() -> u64 + Send + 'static) {
         self.add(name, help, "gauge", move || vec![(Vec::new(), read())]);

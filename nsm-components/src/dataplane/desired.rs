@@ -6,10 +6,15 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ids::{ConnectionId, NetnsKey},
+    ids::{ConnectionId, ForwarderId, NetnsKey},
     wireguard::WireguardLink,
 };
-use crate::api::{context::Hop, mechanism::fnv1a, names::LINK_ALIAS_PREFIX, policies::Policy};
+use crate::api::{
+    context::Hop,
+    mechanism::fnv1a,
+    names::{LINK_ALIAS_FORWARDER, LINK_ALIAS_PREFIX},
+    policies::Policy,
+};
 
 /// All kernel objects of one connection on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +28,8 @@ pub struct Desired {
     /// Whether to look for its policy routes: it has some, or may have had some before. Their rules
     /// outlive the link, and looking takes time.
     pub has_policies: bool,
+    /// Who makes it; stands on every link.
+    pub forwarder: Option<ForwarderId>,
 }
 
 /// What carries the packets.
@@ -119,8 +126,9 @@ pub struct Place {
 }
 
 /// Alias of every finished link of a connection.
-pub(super) fn alias(id: &ConnectionId) -> String {
-    format!("{LINK_ALIAS_PREFIX}{id}")
+pub(super) fn alias(id: &ConnectionId, forwarder: Option<&ForwarderId>) -> String {
+    let forwarder = forwarder.map(|forwarder| format!("{LINK_ALIAS_FORWARDER}{forwarder}"));
+    format!("{LINK_ALIAS_PREFIX}{id}{}", forwarder.unwrap_or_default())
 }
 
 /// Second name of a connection's link, by which it is found under whatever first name. The two
@@ -140,12 +148,26 @@ pub(super) fn mac(id: &ConnectionId, role: Role) -> [u8; 6] {
     mac
 }
 
+/// Numbers that an interface may get: the next one when the last was taken.
+pub(super) const INDEX_TRIES: u32 = 2;
+
 /// An interface index between 2^30 and 2^31 from the connection and both namespaces. Two pairs of
 /// one connection in other namespaces so differ, and ends of different pairs are not taken for peers.
 pub(super) fn index(id: &ConnectionId, role: Role, own: NetnsKey, peer: Option<NetnsKey>, try_: u32) -> u32 {
     let seed = format!("{} {own} {peer:?} {try_}", altname(id, role));
     // The high half of FNV mixes better than the low one; 30 bits fit.
     (1 << 30) | u32::try_from(fnv1a(seed.as_bytes()) >> 34).unwrap_or_default()
+}
+
+// === impl Footprint ===
+
+impl Footprint {
+    /// Whether a link at this place has the number that this connection's gets there: so an unfinished
+    /// one is told to be its own.
+    pub(super) fn has_index(&self, place: &Place, found: u32) -> bool {
+        let other = self.places.iter().find(|other| other.role != place.role).map(|other| other.netns);
+        (0..INDEX_TRIES).any(|try_| index(&self.id, place.role, place.netns, other, try_) == found)
+    }
 }
 
 // === impl Desired ===

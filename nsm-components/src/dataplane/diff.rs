@@ -1,8 +1,8 @@
 //! From desired and observed to the changes between them. Pure.
 
 use super::{
-    desired::{Desired, End, Link, alias, altname},
-    ids::{ConnectionId, NetnsKey},
+    desired::{Desired, End, Footprint, Link, alias, altname},
+    ids::{ConnectionId, ForwarderId, NetnsKey},
     observed::{Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner},
     operation::{At, Operation},
     policy::{self, MAIN, Policies},
@@ -31,6 +31,21 @@ pub enum Conflict {
         name: String,
         /// Whose it is.
         connection: ConnectionId,
+    },
+    /// The interface name belongs to a connection of another forwarder on this machine.
+    #[error(
+        "interface {name} in {netns} serves connection {connection} of forwarder {forwarder}: end it there, \
+         or ask for another interface name"
+    )]
+    OtherForwarder {
+        /// The pod's namespace.
+        netns: NetnsKey,
+        /// The name that is taken.
+        name: String,
+        /// Whose it is.
+        connection: ConnectionId,
+        /// Who made it.
+        forwarder: ForwarderId,
     },
     /// More policy routes than tables.
     #[error("{netns} has no table left for {policies} policy routes: a namespace has 252 tables")]
@@ -77,20 +92,39 @@ pub fn diff(
     Ok(operations)
 }
 
-/// The changes that remove everything of a connection; empty when nothing is there.
-pub fn removal(places: &[NetnsKey], observed: &Observed) -> Vec<Operation> {
-    let links = places.iter().zip(&observed.ends).filter_map(|(netns, end)| match end {
-        ObservedEnd::Reachable { own: Some(link), .. } => Some((*netns, &**link)),
-        _ => None,
-    });
-    let distant = observed.ends.iter().filter_map(|end| match end {
-        ObservedEnd::Distant(distant) => Some(Operation::DeleteDistant(distant.clone())),
+/// The changes by which this forwarder removes everything of a connection; empty when nothing is there.
+/// What names another forwarder stays: ids and inode numbers come again.
+pub fn removal(
+    footprint: &Footprint,
+    forwarder: Option<&ForwarderId>,
+    observed: &Observed,
+) -> Vec<Operation> {
+    let is_ours =
+        |other: &Option<ForwarderId>| other.is_none() || forwarder.is_none() || other.as_ref() == forwarder;
+    let places = || footprint.places.iter().zip(&observed.ends);
+    let links = places().filter_map(|(place, end)| match end {
+        ObservedEnd::Reachable { own: Some(link), .. } if is_ours(&link.forwarder) => {
+            Some((place.netns, &**link))
+        }
         _ => None,
     });
     let mut operations = deletes(&links.collect::<Vec<_>>());
-    operations.extend(distant);
-    operations.extend(places.iter().zip(&observed.ends).flat_map(|(netns, end)| match end {
-        ObservedEnd::Reachable { policies, .. } => rules(*netns, policies),
+    for (place, end) in places() {
+        match end {
+            ObservedEnd::Distant(distant) if is_ours(&distant.forwarder) => {
+                operations.push(Operation::DeleteDistant(distant.clone()));
+            }
+            ObservedEnd::Reachable { own: None, occupant: Some(link), .. }
+                if link.owner == Owner::Unfinished && footprint.has_index(place, link.index) =>
+            {
+                let at = At { netns: place.netns, index: link.index, name: link.name.clone() };
+                operations.push(Operation::Delete(at));
+            }
+            _ => {}
+        }
+    }
+    operations.extend(places().flat_map(|(place, end)| match end {
+        ObservedEnd::Reachable { policies, .. } => rules(place.netns, policies),
         _ => Vec::new(),
     }));
     operations
@@ -166,6 +200,13 @@ fn clear(
         let (netns, name) = (end.netns, end.name.clone());
         match &occupant.owner {
             Owner::Foreign => return Err(Conflict::Foreign { netns, name }),
+            Owner::Connection(id)
+                if let (Some(other), Some(own)) = (&occupant.forwarder, &desired.forwarder)
+                    && other != own =>
+            {
+                let (connection, forwarder) = (id.clone(), other.clone());
+                return Err(Conflict::OtherForwarder { netns, name, connection, forwarder });
+            }
             Owner::Connection(id) if *id != desired.id && in_use(id) => {
                 return Err(Conflict::InUse { netns, name, connection: id.clone() });
             }
@@ -193,6 +234,7 @@ fn newborn(end: &End) -> ObservedLink {
         routes: Vec::new(),
         neighbours: Vec::new(),
         traffic: Traffic::default(),
+        forwarder: None,
     }
 }
 
@@ -219,8 +261,11 @@ fn change(
     if !link.has_altname {
         operations.push(Operation::AddAltname(at(), altname(&desired.id, end.role)));
     }
-    if !link.up {
-        operations.push(Operation::Raise(at(), alias(&desired.id)));
+    // Whoever made it, from here on it is this forwarder's; one that an earlier version made says nothing.
+    let of_another =
+        link.forwarder.is_some() && desired.forwarder.is_some() && link.forwarder != desired.forwarder;
+    if !link.up || of_another {
+        operations.push(Operation::Raise(at(), alias(&desired.id, desired.forwarder.as_ref())));
     }
     let [gone, new] = change_of(&link.addresses, &end.addresses);
     operations.extend(gone.into_iter().map(|net| Operation::RemoveAddress(at(), net)));
@@ -234,7 +279,9 @@ fn change(
     let gone = gone.into_iter().filter(|neighbour| !replaced(neighbour.ip));
     operations.extend(gone.map(|neighbour| Operation::RemoveNeighbour(at(), neighbour)));
     operations.extend(new.iter().map(|neighbour| Operation::SetNeighbour(at(), *neighbour)));
-    operations.extend(policies::change(policy::tag(&desired.id), end, &at(), policies)?);
+    let tag = policy::tag(&desired.id);
+    let mark = desired.forwarder.as_ref().map_or(0, ForwarderId::mark);
+    operations.extend(policies::change([tag, mark], end, &at(), policies)?);
     Ok(operations)
 }
 

@@ -1,18 +1,22 @@
 //! The steps put together.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use nix::errno::Errno;
 use tokio::sync::Mutex;
 
 use super::{
-    desired::{Desired, Footprint, Link, Role},
+    desired::{Desired, Footprint, INDEX_TRIES, Link, Role},
     diff::{Conflict, diff, removal},
-    ids::{ConnectionId, NetnsKey},
+    ids::{ConnectionId, ForwarderId, NetnsKey},
     netns::{Namespaces, Netns},
     observed::{Observed, ObservedEnd, ObservedKind, OwnedLink},
     operation::{At, Operation},
     port::{Depth, Failure, Kernel, KernelError},
+    survey::{Found, Orphan, orphans},
     traffic::{Traffic, counted},
     wireguard::WireguardLink,
 };
@@ -72,6 +76,9 @@ pub enum Error {
         #[source]
         source: KernelError,
     },
+    /// The namespaces of this machine could not be looked through.
+    #[error("cannot look through the namespaces of this machine")]
+    Survey(#[source] KernelError),
     /// The links of a namespace could not be listed.
     #[error("cannot list the links of {netns}")]
     List {
@@ -90,26 +97,31 @@ pub enum Error {
 pub struct Dataplane<K: ?Sized> {
     kernel: Arc<K>,
     in_use: Arc<dyn Fn(&ConnectionId) -> bool + Send + Sync>,
+    forwarder: Option<ForwarderId>,
     /// Held from looking for free tables until they are taken.
     tables: Arc<Mutex<()>>,
 }
-
-/// Between looking and creating someone may take the name; then it is looked at once more.
-const TRIES: u32 = 2;
 
 // === impl Dataplane ===
 
 impl<K: ?Sized> Clone for Dataplane<K> {
     fn clone(&self) -> Self {
         let (kernel, in_use) = (self.kernel.clone(), self.in_use.clone());
-        Self { kernel, in_use, tables: self.tables.clone() }
+        Self { kernel, in_use, forwarder: self.forwarder.clone(), tables: self.tables.clone() }
     }
 }
 
 impl<K: Kernel + ?Sized> Dataplane<K> {
     /// Over this kernel.
     pub fn new(kernel: impl Into<Arc<K>>) -> Self {
-        Self { kernel: kernel.into(), in_use: Arc::new(|_| false), tables: Arc::default() }
+        Self { kernel: kernel.into(), in_use: Arc::new(|_| false), forwarder: None, tables: Arc::default() }
+    }
+
+    /// Names this forwarder on all that is made, and leaves alone what names another one.
+    #[must_use]
+    pub fn with_forwarder(mut self, forwarder: ForwarderId) -> Self {
+        self.forwarder = Some(forwarder);
+        self
     }
 
     /// Asks `in_use` before a link of another connection is replaced because its name is wanted.
@@ -140,6 +152,7 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
         netns: &Namespaces,
     ) -> Result<(Applied, Vec<(Role, Traffic)>), Error> {
         let _tables = if desired.has_policies { Some(self.tables.lock().await) } else { None };
+        let desired = &Desired { forwarder: self.forwarder.clone(), ..desired.clone() };
         let mut attempt = 0;
         loop {
             let desired = if attempt == 0 { desired.clone() } else { desired.reindexed(attempt) };
@@ -154,7 +167,8 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
                 return Ok((applied, counted(roles, known)));
             };
             self.roll_back(&failure, netns).await;
-            if attempt >= TRIES || !is_race(&failure) {
+            // Between looking and creating someone may have taken the name; it is looked at once more.
+            if attempt >= INDEX_TRIES || !is_race(&failure) {
                 return Err(refused(&desired, failure));
             }
         }
@@ -166,13 +180,8 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
     /// Where no descriptor comes along, namespaces are searched, and links also from the
     /// underlay's namespace by nsid.
     pub async fn remove(&self, footprint: &Footprint, netns: &Namespaces) -> Result<Removed, Error> {
-        let observed = self
-            .kernel
-            .observe(footprint, Depth::Links, netns)
-            .await
-            .map_err(|source| Error::Observe { id: footprint.id.clone(), source })?;
-        let places: Vec<_> = footprint.places.iter().map(|place| place.netns).collect();
-        let operations = removal(&places, &observed);
+        let observed = self.look(footprint, Depth::Links, netns).await?;
+        let operations = removal(footprint, self.forwarder.as_ref(), &observed);
         if operations.is_empty() {
             let out_of_reach = observed.ends.iter().all(|end| *end == ObservedEnd::Unreachable);
             return Ok(if out_of_reach { Removed::OutOfReach } else { Removed::Nothing });
@@ -200,8 +209,28 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
 
     /// Whether the kernel is as desired; changes nothing.
     pub async fn is_in_sync(&self, desired: &Desired, netns: &Namespaces) -> Result<bool, Error> {
+        let desired = &Desired { forwarder: self.forwarder.clone(), ..desired.clone() };
         let observed = self.observe(desired, netns).await?;
         Ok(diff(desired, &observed, &*self.in_use)?.is_empty())
+    }
+
+    /// What of the mesh is in the kernel and serves none of these connections, as far as this forwarder
+    /// can say, and how many of them have no link that can be seen.
+    pub async fn audit(
+        &self,
+        known: &HashMap<ConnectionId, Footprint>,
+    ) -> Result<(Vec<Orphan>, usize), Error> {
+        let found = self.kernel.survey().await.map_err(Error::Survey)?;
+        let linked: HashSet<_> = found.iter().filter_map(Found::connection).collect();
+        let unlinked = known.keys().filter(|id| !linked.contains(id)).count();
+        Ok((orphans(&found, self.forwarder.as_ref(), known), unlinked))
+    }
+
+    /// Removes orphans that this forwarder has made, as [`Dataplane::audit`] has just shown them: those
+    /// of one namespace together.
+    pub async fn remove_orphans(&self, orphans: &[Orphan]) -> Result<(), Error> {
+        let operations = orphans.iter().filter(|orphan| orphan.is_own()).map(Orphan::operation).collect();
+        Ok(self.kernel.apply(operations, &Namespaces::default()).await?)
     }
 
     /// All links of ours in a namespace.
@@ -226,8 +255,20 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
     async fn observe(&self, desired: &Desired, netns: &Namespaces) -> Result<Observed, Error> {
         let plain = desired.ends.iter().all(|end| end.neighbours.is_empty());
         let depth = if plain { Depth::Routes } else { Depth::Neighbours };
-        let observed = self.kernel.observe(&desired.footprint(), depth, netns).await;
-        observed.map_err(|source| Error::Observe { id: desired.id.clone(), source })
+        self.look(&desired.footprint(), depth, netns).await
+    }
+
+    async fn look(&self, footprint: &Footprint, depth: Depth, netns: &Namespaces) -> Result<Observed, Error> {
+        let observed = self.kernel.observe(footprint, depth, netns).await;
+        let mut observed = observed.map_err(|source| Error::Observe { id: footprint.id.clone(), source })?;
+        if let Some(own) = &self.forwarder {
+            for end in &mut observed.ends {
+                if let ObservedEnd::Reachable { policies, .. } = end {
+                    policies.disown(own.mark());
+                }
+            }
+        }
+        Ok(observed)
     }
 
     /// Takes back what a failed call made, as far as that goes. A deleted link takes all on it

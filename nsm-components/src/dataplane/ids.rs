@@ -1,8 +1,10 @@
 //! Names of connections and namespaces, valid by construction.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use serde::{Deserialize, Serialize};
+
+use crate::api::mechanism::fnv1a;
 
 /// Id of a connection as this process knows it (the id of its own path segment), for example
 /// `6f2b0f3e-7c52-4f0c-9b57-0c8f3f9c9a44`.
@@ -76,6 +78,50 @@ impl fmt::Display for NetnsKey {
     }
 }
 
+/// A forwarder as its links name it: its name, and a number made of the name, the network namespace it
+/// runs in and the folder of its journal. So it is the same after every restart, also without its
+/// journal, and two of one name on one machine are told apart.
+///
+/// As text `name#1a2b3c4d`, up to 69 bytes of visible ASCII.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ForwarderId(String);
+
+/// Longest part of a forwarder's name that stands on its links: an alias has 255 bytes.
+const MAX_FORWARDER_NAME: usize = 60;
+
+impl ForwarderId {
+    /// Of the forwarder of this name that runs in `host` and keeps its journal in `folder`.
+    pub fn new(name: &str, host: NetnsKey, folder: &Path) -> Self {
+        let number = fnv1a(format!("{name} {host} {}", folder.display()).as_bytes()) >> 32;
+        let plain = |byte: u8| if byte.is_ascii_graphic() { char::from(byte) } else { '-' };
+        let name: String = name.bytes().take(MAX_FORWARDER_NAME).map(plain).collect();
+        Self(format!("{name}#{number:08x}"))
+    }
+
+    /// Reads it from an alias; `None` for anything else.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (_, number) = text.rsplit_once('#')?;
+        let fits = text.len() <= MAX_FORWARDER_NAME + 9 && text.bytes().all(|byte| byte.is_ascii_graphic());
+        (fits && u32::from_str_radix(number, 16).is_ok()).then(|| Self(text.to_owned()))
+    }
+
+    /// The same as a number, never 0.
+    pub(super) fn mark(&self) -> u32 {
+        u32::try_from(fnv1a(self.0.as_bytes()) >> 32).unwrap_or_default().max(1)
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ForwarderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,5 +132,26 @@ mod tests {
             assert_eq!(ConnectionId::new(id), Err(BadConnectionId(id.into())));
         }
         assert!(ConnectionId::new("x".repeat(100)).is_ok());
+    }
+
+    #[test]
+    fn forwarders_of_one_name_are_told_apart_by_where_they_run_and_keep_their_journal() {
+        let at =
+            |ino, folder: &str| ForwarderId::new("forwarder-1", NetnsKey { dev: 4, ino }, Path::new(folder));
+        let one = at(1, "/a");
+        assert!(one.as_str().starts_with("forwarder-1#"), "{one}");
+        assert_eq!(one, at(1, "/a"), "the same after a restart");
+        assert!(one != at(2, "/a") && one != at(1, "/b"));
+        assert_ne!(one.mark(), at(1, "/b").mark());
+        assert_eq!(ForwarderId::parse(one.as_str()), Some(one));
+    }
+
+    #[test]
+    fn a_name_that_is_long_or_has_blanks_still_fits_an_alias() {
+        let id = ForwarderId::new(&"ä b".repeat(40), NetnsKey { dev: 4, ino: 1 }, Path::new("/a"));
+        assert_eq!((id.as_str().len(), ForwarderId::parse(id.as_str())), (69, Some(id.clone())));
+        for text in ["", "forwarder", "a b#12345678", "a#x", &format!("{id}0")] {
+            assert_eq!(ForwarderId::parse(text), None, "{text}");
+        }
     }
 }

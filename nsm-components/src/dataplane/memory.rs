@@ -14,6 +14,7 @@ use super::{
     operation::{At, Operation},
     policy::{MAIN, Policies, Rule, tag},
     port::{Depth, Failure, Kernel, KernelError},
+    survey::{Found, Whereabouts},
     traffic::Traffic,
 };
 use crate::api::context::Hop;
@@ -88,6 +89,7 @@ impl Memory {
             routes: Vec::new(),
             neighbours: Vec::new(),
             traffic: Traffic::default(),
+            forwarder: None,
         };
         let link = MemoryLink {
             link,
@@ -156,6 +158,17 @@ impl Kernel for Memory {
         let owned = here.map(|((key, _), link)| link.owned(*key));
         Ok(owned.filter(|link| link.owner != Owner::Foreign).collect())
     }
+
+    async fn survey(&self) -> Result<Vec<Found>, KernelError> {
+        let state = self.0.lock();
+        let links = state.links.iter().map(|((key, _), link)| link.owned(*key)).map(|link| {
+            let OwnedLink { netns, index, name, owner, forwarder } = link;
+            Found::Link { at: Whereabouts::Netns(netns), index, name, owner, forwarder }
+        });
+        let ours = links.filter(|link| !matches!(link, Found::Link { owner: Owner::Foreign, .. }));
+        let rules = state.rules.iter().map(|(netns, rule)| Found::Rule { netns: *netns, rule: *rule });
+        Ok(ours.chain(rules).collect())
+    }
 }
 
 // === impl State ===
@@ -176,7 +189,7 @@ impl State {
         let looked_for = footprint.has_policies && place.role == Role::Client;
         let policies = if looked_for { self.policies(id, place, own) } else { Policies::default() };
         ObservedEnd::Reachable {
-            own: own.map(|link| Box::new(link.link.clone())),
+            own: own.map(|link| Box::new(link.observed())),
             occupant: occupant.map(|link| link.owned(place.netns)),
             policies,
         }
@@ -293,6 +306,7 @@ impl State {
                 routes: Vec::new(),
                 neighbours: Vec::new(),
                 traffic: Traffic::default(),
+                forwarder: None,
             };
             let link = MemoryLink {
                 link,
@@ -344,7 +358,12 @@ impl MemoryLink {
         Owner::of(group, self.alias.as_deref())
     }
 
+    fn observed(&self) -> ObservedLink {
+        ObservedLink { forwarder: Owner::forwarder(self.alias.as_deref()), ..self.link.clone() }
+    }
+
     fn owned(&self, netns: NetnsKey) -> OwnedLink {
-        OwnedLink { netns, index: self.link.index, name: self.link.name.clone(), owner: self.owner() }
+        let ObservedLink { index, name, forwarder, .. } = self.observed();
+        OwnedLink { netns, index, name, owner: self.owner(), forwarder }
     }
 }

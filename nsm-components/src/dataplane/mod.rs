@@ -12,7 +12,8 @@
 //! the four steps together; the same code creates, refreshes, heals and adopts after a restart.
 //!
 //! Guarantees:
-//! * A link that is not marked as ours ([`crate::api::names::LINK_GROUP`]) is never changed or deleted.
+//! * A link that is not marked as ours ([`crate::api::names::LINK_GROUP`]) is never changed or deleted,
+//!   nor is one deleted that names another forwarder.
 //! * What is as desired is not touched: a refresh writes nothing.
 //! * A call that fails takes back what it made.
 //! * No namespace is kept alive: descriptors and sockets live as long as one operation.
@@ -33,13 +34,14 @@ mod operation;
 mod plan;
 mod policy;
 mod port;
+mod survey;
 mod traffic;
 mod wireguard;
 
 pub use desired::{Desired, End, Footprint, Link, Neighbour, Place, Role, VxlanLink};
 pub use diff::{Conflict, diff, removal};
 pub use facade::{Applied, Dataplane, Error, Removed};
-pub use ids::{BadConnectionId, ConnectionId, NetnsKey};
+pub use ids::{BadConnectionId, ConnectionId, ForwarderId, NetnsKey};
 pub use journal::{Entry, Journal, JournalError};
 pub use memory::Memory;
 pub use netlink::{Counters, Netlink};
@@ -49,5 +51,6 @@ pub use operation::{At, Operation};
 pub use plan::{PlanError, Side, plan};
 pub use policy::{MAIN, ObservedPolicy, Policies, Rule};
 pub use port::{Depth, Failure, Kernel, KernelError};
+pub use survey::{Found, Kind as OrphanKind, Orphan, Whereabouts};
 pub use traffic::{Traffic, segment_metrics};
 pub use wireguard::{KeyError, PrivateKey, PublicKey, WireguardLink};

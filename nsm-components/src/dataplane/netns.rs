@@ -1,7 +1,7 @@
 //! Network namespaces as descriptors.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io,
     os::{
@@ -58,12 +58,23 @@ impl Netns {
         Self::open("/proc/thread-self/ns/net")
     }
 
+    /// All namespaces to which this process finds a path, each once: named ones and those of processes.
+    /// Each is opened when it is asked for. Blocking, and slow with many processes.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        let mut seen = HashSet::new();
+        paths().filter_map(move |path| {
+            let stat = fs::metadata(&path).ok()?;
+            if !seen.insert(NetnsKey { dev: stat.dev(), ino: stat.ino() }) {
+                return None;
+            }
+            Self::open(&path).ok()
+        })
+    }
+
     /// Finds a namespace among the named ones and those of processes, as far as this process sees
     /// them. Blocking, and slow with many processes.
     pub fn find(key: NetnsKey) -> Option<Self> {
-        let named = entries("/run/netns");
-        let processes = entries("/proc").map(|entry| entry.join("ns/net"));
-        named.chain(processes).find_map(|path| {
+        paths().find_map(|path| {
             let stat = fs::metadata(&path).ok()?;
             if stat.ino() != key.ino || stat.dev() != key.dev {
                 return None;
@@ -96,6 +107,11 @@ impl TryFrom<OwnedFd> for Netns {
     fn try_from(fd: OwnedFd) -> io::Result<Self> {
         Self::from_fd(fd.as_fd())
     }
+}
+
+/// Where namespaces may be found.
+fn paths() -> impl Iterator<Item = std::path::PathBuf> {
+    entries("/run/netns").chain(entries("/proc").map(|entry| entry.join("ns/net")))
 }
 
 fn entries(folder: &str) -> impl Iterator<Item = std::path::PathBuf> {

@@ -4,14 +4,14 @@ use ipnet::IpNet;
 
 use super::{
     desired::{Neighbour, VxlanLink},
-    ids::{ConnectionId, NetnsKey},
+    ids::{ConnectionId, ForwarderId, NetnsKey},
     policy::Policies,
     traffic::Traffic,
     wireguard::WireguardLink,
 };
 use crate::api::{
     context::Hop,
-    names::{LINK_ALIAS_PREFIX, LINK_GROUP},
+    names::{LINK_ALIAS_FORWARDER, LINK_ALIAS_PREFIX, LINK_GROUP},
 };
 
 /// What was found at the places of a connection, in their order.
@@ -50,6 +50,8 @@ pub struct Distant {
     pub index: u32,
     /// Interface name there.
     pub name: String,
+    /// Who made it, if it says so.
+    pub forwarder: Option<ForwarderId>,
 }
 
 /// A link of the connection.
@@ -79,6 +81,8 @@ pub struct ObservedLink {
     pub neighbours: Vec<Neighbour>,
     /// What it has counted, where that was asked for.
     pub traffic: Traffic,
+    /// Who made it, if it says so: links of earlier versions do not.
+    pub forwarder: Option<ForwarderId>,
 }
 
 /// Kind of a link.
@@ -120,6 +124,8 @@ pub struct OwnedLink {
     pub name: String,
     /// Whose it is.
     pub owner: Owner,
+    /// Who made it, if it says so.
+    pub forwarder: Option<ForwarderId>,
 }
 
 // === impl Owner ===
@@ -132,9 +138,16 @@ impl Owner {
             None => Self::Unfinished,
             Some(alias) => alias
                 .strip_prefix(LINK_ALIAS_PREFIX)
+                .map(|rest| rest.split(LINK_ALIAS_FORWARDER).next().unwrap_or_default())
                 .and_then(|id| ConnectionId::new(id).ok())
                 .map_or(Self::Foreign, Self::Connection),
         }
+    }
+
+    /// Who made a link, as its alias says.
+    pub fn forwarder(alias: Option<&str>) -> Option<ForwarderId> {
+        let (_, forwarder) = alias?.strip_prefix(LINK_ALIAS_PREFIX)?.split_once(LINK_ALIAS_FORWARDER)?;
+        ForwarderId::parse(forwarder)
     }
 }
 
@@ -149,5 +162,18 @@ mod tests {
         assert_eq!(Owner::of(LINK_GROUP, None), Owner::Unfinished);
         assert_eq!(Owner::of(0, Some("nsm:c1")), Owner::Foreign);
         assert_eq!(Owner::of(LINK_GROUP, Some("uplink")), Owner::Foreign);
+    }
+
+    #[test]
+    fn a_link_names_its_forwarder_and_one_of_an_earlier_version_is_its_connections_all_the_same() {
+        let id = ConnectionId::new("c1").unwrap();
+        let forwarder =
+            ForwarderId::new("forwarder-1", NetnsKey { dev: 4, ino: 1 }, std::path::Path::new("/a"));
+        for (forwarder, start) in [(None, "nsm:c1"), (Some(forwarder), "nsm:c1 of forwarder-1#")] {
+            let alias = crate::dataplane::desired::alias(&id, forwarder.as_ref());
+            assert!(alias.starts_with(start), "{alias}");
+            assert_eq!(Owner::of(LINK_GROUP, Some(&alias)), Owner::Connection(id.clone()));
+            assert_eq!(Owner::forwarder(Some(&alias)), forwarder);
+        }
     }
 }

@@ -131,7 +131,7 @@ pub fn plan(connection: &Connection, server: &Side, client: &Side) -> Result<Des
         _ => {}
     }
     let has_policies = ends.iter().any(|end| !end.policies.is_empty());
-    Ok(Desired { id, link, ends, has_policies }.reindexed(0))
+    Ok(Desired { id, link, ends, has_policies, forwarder: None }.reindexed(0))
 }
 
 /// What carries the packets, and the smaller of the two MTUs that are known.

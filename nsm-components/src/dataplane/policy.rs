@@ -3,7 +3,8 @@
 //! Whose a rule is, is on the rule, as it is on a link: `FRA_PROTOCOL` is the mesh's, and the group
 //! that its routes are not to lead to (`suppress_ifgroup`) is a number made from the connection. No
 //! link has that group, so it changes nothing but that the rule can be told from all others. It has
-//! to stand there: rules outlive their links, and the routes in their tables do not.
+//! to stand there: rules outlive their links, and the routes in their tables do not. The forwarder's
+//! number is a packet mark of which no bit is looked at (`fwmark N/0`).
 //!
 //! Tables are the first that nobody in the namespace uses, which is where upstream's tests look for
 //! them. What is last in the list is looked at first, as with rules that get their priority from
@@ -28,10 +29,12 @@ pub(super) const LAST: u8 = 252;
 const FIRST_PRIORITY: u32 = 32_765;
 
 /// A rule as it is in the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// The connection's number.
     pub tag: u32,
+    /// The forwarder's number; 0 on rules of earlier versions.
+    pub mark: u32,
     /// Smaller ones are looked at first.
     pub priority: u32,
     /// Which packets.
@@ -109,5 +112,14 @@ impl Policies {
         let by_rule = rules.iter().filter(|(_, rule)| rule.is_none()).map(|(table, _)| *table);
         let by_route = routes.iter().filter(|(_, hop)| hop.is_none()).map(|(table, _)| *table);
         Self { own: own.collect(), taken: by_rule.chain(by_route).collect() }
+    }
+
+    /// Takes rules that name another forwarder for somebody else's.
+    pub(super) fn disown(&mut self, mark: u32) {
+        let (own, others) =
+            std::mem::take(&mut self.own).into_iter().partition(|own| [0, mark].contains(&own.rule.mark));
+        self.own = own;
+        let others: Vec<ObservedPolicy> = others;
+        self.taken.extend(others.iter().map(|other| other.rule.table));
     }
 }

@@ -11,6 +11,7 @@ use super::{
     netns::{Namespaces, Netns},
     observed::{Observed, OwnedLink},
     operation::Operation,
+    survey::Found,
 };
 
 /// How closely to look.
@@ -45,6 +46,10 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// All links of ours in a namespace, finished or not.
     async fn list_owned(&self, netns: &Netns) -> Result<Vec<OwnedLink>, KernelError>;
+
+    /// All links and rules of the mesh that can be seen from here, whoever made them: in all namespaces to
+    /// which there is a path, and links alone in those that the underlay's namespace has a number for.
+    async fn survey(&self) -> Result<Vec<Found>, KernelError>;
 }
 
 /// A change that was not made.

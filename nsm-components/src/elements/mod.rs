@@ -76,5 +76,5 @@ pub use self::{
     updatetoken::UpdateToken,
     vxlan::{Vnis, Vxlan},
     wireguard::{Wireguard, Wireguards},
-    xconnect::Xconnect,
+    xconnect::{AuditRules, Findings, Xconnect},
 };

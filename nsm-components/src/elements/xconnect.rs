@@ -3,31 +3,34 @@
 //!
 //! What is there already is adopted untouched, so a refresh and the first Request after a restart
 //! look alike. What an earlier process left and nobody asks for again is removed, but not before a
-//! whole life of a token is over.
+//! whole life of a token is over; so is what no connection has ([`audit`]).
+
+mod audit;
+mod sides;
+mod table;
 
 use std::{
-    collections::HashMap,
-    os::fd::AsFd,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use tokio::sync::RwLock;
 use tracing::{info, warn};
 
-use super::wireguard::{self, Wireguards};
+pub use self::audit::{Findings, Rules as AuditRules};
+use self::{
+    sides::{Half, namespaces, side},
+    table::{Standing, Table},
+};
+use super::wireguard::Wireguards;
+
 use crate::{
-    api::{
-        Connection, Mechanism,
-        mechanism::{DST_IP, DST_PORT, INODE_URL, MTU, NAME, SRC_IP},
-        peer::{FileKey, Files},
-    },
+    api::{Connection, Mechanism, peer::Files},
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
     dataplane::{
-        self, Applied, ConnectionId, Dataplane, Entry, Footprint, Journal, Kernel, Namespaces, Netns,
-        NetnsKey, Removed, Role, Side, Traffic, VxlanLink, plan, segment_metrics,
+        self, Applied, ConnectionId, Dataplane, Entry, Footprint, Journal, Kernel, Namespaces, NetnsKey,
+        Removed, Role, Traffic, plan, segment_metrics,
     },
 };
 
@@ -38,75 +41,21 @@ const TRIES: usize = 3;
 pub struct Xconnect<K> {
     dataplane: Dataplane<K>,
     journal: Journal,
-    known: Arc<Mutex<HashMap<ConnectionId, Known>>>,
+    known: Table,
     /// Calls for connections hold it together, the sweep alone: it works outside of their tasks.
     sweeping: Arc<RwLock<()>>,
+    findings: Arc<Findings>,
     host: NetnsKey,
     wireguards: Wireguards,
 }
 
-/// A connection that has links here.
-#[derive(Clone, Debug)]
-struct Known {
-    footprint: Footprint,
-    /// Whether it was asked for since this process started, and not closed since.
-    claimed: bool,
-}
-
-/// Which half of the forwarder a tunnel belongs to.
-#[derive(Clone, Copy)]
-enum Half {
-    /// Towards the client: this is the tunnel's dst.
-    Server,
-    /// Towards the endpoint: this is its src.
-    Client,
-}
-
 impl<K> Clone for Xconnect<K> {
     fn clone(&self) -> Self {
-        let Self { dataplane, journal, known, sweeping, host, wireguards } = self;
-        let (dataplane, journal) = (dataplane.clone(), journal.clone());
-        let (known, sweeping, wireguards) = (known.clone(), sweeping.clone(), wireguards.clone());
-        Self { dataplane, journal, known, sweeping, host: *host, wireguards }
+        let Self { dataplane, journal, known, sweeping, findings, host, wireguards } = self;
+        let (dataplane, journal, known) = (dataplane.clone(), journal.clone(), known.clone());
+        let (sweeping, findings, wireguards) = (sweeping.clone(), findings.clone(), wireguards.clone());
+        Self { dataplane, journal, known, sweeping, findings, host: *host, wireguards }
     }
-}
-
-fn side(id: &str, mechanism: Option<&Mechanism>, half: Half, wireguards: &Wireguards) -> Result<Side> {
-    let invalid = |what: &str| Error::new(Kind::Invalid, what);
-    let mechanism = mechanism.ok_or_else(|| invalid("one side has no mechanism"))?;
-    if mechanism.is_kernel() {
-        let url = mechanism.get(INODE_URL).and_then(|url| url.parse::<FileKey>().ok());
-        let key = url.ok_or_else(|| invalid("the kernel mechanism names no network namespace"))?;
-        let ifname = mechanism.get(NAME).ok_or_else(|| invalid("the kernel mechanism names no interface"))?;
-        return Ok(Side::Kernel {
-            netns: NetnsKey { dev: key.dev, ino: key.ino },
-            ifname: ifname.to_owned(),
-        });
-    }
-    if mechanism.is_wireguard() {
-        let peer = match half {
-            Half::Server => wireguard::SRC,
-            Half::Client => wireguard::DST,
-        };
-        let tunnel = wireguards.link(id, mechanism, peer)?;
-        return Ok(Side::Wireguard { tunnel, mtu: mechanism.parse(MTU).unwrap_or(0) });
-    }
-    let (own, peer) = match half {
-        Half::Server => (DST_IP, SRC_IP),
-        Half::Client => (SRC_IP, DST_IP),
-    };
-    let missing = |key: &str| invalid(&format!("the VXLAN mechanism has no valid {key}"));
-    let tunnel = VxlanLink {
-        local: mechanism.parse(own).ok_or_else(|| missing(own))?,
-        remote: mechanism.parse(peer).ok_or_else(|| missing(peer))?,
-        vni: mechanism.vni().ok_or_else(|| missing("vni"))?,
-        port: mechanism.parse(DST_PORT).ok_or_else(|| missing(DST_PORT))?,
-    };
-    Ok(Side::Vxlan { tunnel, mtu: mechanism.parse(MTU).unwrap_or(0) })
-}
-
-fn namespaces(files: &Files) -> Namespaces {
-    files.iter().filter_map(|(_, file)| Netns::from_fd(file.as_fd()).ok()).collect()
 }
 
 fn refused(error: &dataplane::Error) -> Error {
@@ -125,16 +74,12 @@ impl<K: Kernel> Xconnect<K> {
     /// Builds in this data plane and keeps `journal`; `left` is what an earlier process wrote there.
     /// `host` is this process's own network namespace, into which no connection leads.
     pub fn new(dataplane: Dataplane<K>, journal: Journal, left: Vec<Entry>, host: NetnsKey) -> Self {
-        let known = left.into_iter().map(|entry| {
-            let known = Known { footprint: entry.footprint, claimed: false };
-            (known.footprint.id.clone(), known)
-        });
-        let known = Arc::new(Mutex::new(known.collect::<HashMap<_, _>>()));
+        let known = Table::of(left);
         // Two connections that want one interface: the one that is refreshed keeps it.
         let in_use = known.clone();
-        let dataplane =
-            dataplane.with_in_use(move |id| in_use.lock().get(id).is_some_and(|known: &Known| known.claimed));
-        Self { dataplane, journal, known, sweeping: Arc::default(), host, wireguards: Wireguards::default() }
+        let dataplane = dataplane.with_in_use(move |id| in_use.standing(id) == Some(Standing::Asked));
+        let (findings, wireguards) = (Arc::default(), Wireguards::default());
+        Self { dataplane, journal, known, sweeping: Arc::default(), findings, host, wireguards }
     }
 
     /// Encrypted tunnels have these ports and keys.
@@ -149,7 +94,7 @@ impl<K: Kernel> Xconnect<K> {
             return;
         }
         let Ok(id) = ConnectionId::new(id) else { return };
-        let Some(footprint) = self.known.lock().get(&id).map(|known| known.footprint.clone()) else { return };
+        let Some(footprint) = self.known.footprint(&id) else { return };
         match self.dataplane.wireguard(&footprint, &namespaces(files)).await {
             Ok(Some(tunnel)) => self.wireguards.found(id.as_str(), &tunnel),
             Ok(None) => {}
@@ -157,24 +102,9 @@ impl<K: Kernel> Xconnect<K> {
         }
     }
 
-    /// Removes what an earlier process left and nobody asked for during `life`, and whenever that
-    /// time is over again, what could not be removed when it was closed.
-    pub async fn sweep(self, life: Duration) {
-        loop {
-            tokio::time::sleep(life).await;
-            let known = self.known.lock().clone();
-            for (id, _) in known.iter().filter(|(_, known)| !known.claimed) {
-                let _alone = self.sweeping.write().await;
-                // It may have been asked for while others were removed.
-                if self.known.lock().get(id).is_none_or(|known| known.claimed) {
-                    continue;
-                }
-                info!(connection.id = %id, "left behind and not asked for again: removing");
-                if let Err(error) = self.remove(id, &Files::default()).await {
-                    warn!(connection.id = %id, %error, "could not remove what was left behind");
-                }
-            }
-        }
+    /// What the audit has found.
+    pub fn findings(&self) -> Arc<Findings> {
+        self.findings.clone()
     }
 
     async fn build(
@@ -192,13 +122,9 @@ impl<K: Kernel> Xconnect<K> {
         let namespaces = namespaces(files);
         self.check_shown(&desired.footprint(), &namespaces)?;
         let _no_sweep = self.sweeping.read().await;
-        let before = {
-            let mut known = self.known.lock();
-            // Policy routes that are no longer wanted are still there.
-            desired.has_policies |= known.get(&desired.id).is_some_and(|known| known.footprint.has_policies);
-            let claimed = Known { footprint: desired.footprint(), claimed: true };
-            known.insert(desired.id.clone(), claimed).map(|known| known.footprint)
-        };
+        // Policy routes that are no longer wanted are still there.
+        desired.has_policies |= self.known.has_policies(&desired.id);
+        let before = self.known.ask(desired.footprint());
         let footprint = desired.footprint();
         // Before the kernel has it, so that it is found after a kill in between.
         if before.as_ref() != Some(&footprint) {
@@ -239,19 +165,15 @@ impl<K: Kernel> Xconnect<K> {
 
     /// Removes the links and forgets them. What fails is left for the sweep.
     async fn remove(&self, id: &ConnectionId, files: &Files) -> Result<()> {
-        let (footprint, first_look) = {
-            let mut known = self.known.lock();
-            let Some(known) = known.get_mut(id) else { return Ok(()) };
-            (known.footprint.clone(), std::mem::take(&mut known.claimed))
-        };
+        let Some((footprint, before)) = self.known.end(id) else { return Ok(()) };
         let removed =
             self.dataplane.remove(&footprint, &namespaces(files)).await.map_err(|error| refused(&error))?;
-        if removed == Removed::OutOfReach && first_look {
+        if removed == Removed::OutOfReach && before == Standing::Asked {
             // Gone with its pods, or in namespaces that cannot be seen just now.
             info!(connection.id = %id, "no way into its namespaces: looking once more later");
             return Ok(());
         }
-        self.known.lock().remove(id);
+        self.known.forget(id);
         self.journal.remove(id).await.map_err(|error| Error::caused(Kind::Unavailable, &error))
     }
 
@@ -263,28 +185,12 @@ impl<K: Kernel> Xconnect<K> {
 
     /// How many connections have links here.
     pub fn len(&self) -> usize {
-        self.known.lock().len()
+        self.known.len()
     }
 
     /// Whether none has.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Whether the connection has links here, and whether it was asked for since the start.
-    fn knows(&self, id: &str) -> (bool, bool) {
-        let known = self.known.lock();
-        let known = ConnectionId::new(id).ok().and_then(|id| known.get(&id).map(|known| known.claimed));
-        (known.is_some(), known.unwrap_or(false))
-    }
-
-    /// What an earlier process left goes on to count as left.
-    fn unclaim(&self, id: &str) {
-        if let Ok(id) = ConnectionId::new(id)
-            && let Some(known) = self.known.lock().get_mut(&id)
-        {
-            known.claimed = false;
-        }
     }
 
     /// Takes a connection back whose packets cannot be carried.
@@ -315,9 +221,10 @@ impl<K: Kernel> Element for Xconnect<K> {
     }
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
-        let id = request.connection.id.clone();
-        let (known, claimed) = self.knows(&id);
-        self.recall(&id, &request.files).await;
+        let name = request.connection.id.clone();
+        let id = ConnectionId::new(name.clone()).ok();
+        let standing = id.as_ref().and_then(|id| self.known.standing(id));
+        self.recall(&name, &request.files).await;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -340,7 +247,7 @@ impl<K: Kernel> Element for Xconnect<K> {
                 }
                 Ok(Err(error @ dataplane::Error::PortTaken { .. })) => {
                     // The next Request draws another one; towards the endpoint it is this node's own.
-                    self.wireguards.release(&id);
+                    self.wireguards.release(&name);
                     let offered_here = downstream.as_ref().is_some_and(Mechanism::is_wireguard);
                     let error = refused(&error);
                     if offered_here && tries < TRIES {
@@ -352,10 +259,10 @@ impl<K: Kernel> Element for Xconnect<K> {
                 Ok(Err(error)) => refused(&error),
                 Err(error) => error,
             };
-            if !known {
-                self.undo(cx, reply.connection, reply.files, next).await;
-            } else if !claimed {
-                self.unclaim(&id);
+            match (standing, &id) {
+                // What an earlier process left goes on to count as left.
+                (Some(standing), Some(id)) => self.known.restore(id, standing),
+                _ => self.undo(cx, reply.connection, reply.files, next).await,
             }
             return Err(failed);
         }
@@ -373,7 +280,7 @@ impl<K: Kernel> Element for Xconnect<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::{Memory, Place};
+    use crate::dataplane::{Memory, Netns, Place};
 
     fn footprint(netns: NetnsKey) -> Footprint {
         let id = ConnectionId::new("a").unwrap();

@@ -4,6 +4,7 @@
 use std::{
     io::Write,
     os::fd::{AsFd, AsRawFd},
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, SystemTime},
 };
@@ -14,7 +15,7 @@ use nsm_components::{
         Connection,
         connectioncontext::{ConnectionContext, IpContext, Route},
     },
-    dataplane::{Counters, Dataplane, Namespaces, Netlink, Netns, Side, VxlanLink},
+    dataplane::{Counters, Dataplane, ForwarderId, Namespaces, Netlink, Netns, Side, VxlanLink},
 };
 
 /// Whether the test may run; says why not. CI demands it by `NSM_REQUIRE_ROOT=1`.
@@ -133,9 +134,16 @@ pub(crate) fn two_nodes() -> (Netns, Netns) {
     (a, b)
 }
 
-/// A data plane whose tunnels leave from `underlay`.
+/// The data plane of a forwarder in `underlay`, from which its tunnels leave. Another folder is another
+/// forwarder.
+pub(crate) fn dataplane_of(folder: &str, underlay: &Netns) -> Dataplane<Netlink> {
+    let forwarder = ForwarderId::new("forwarder-1", underlay.key(), Path::new(folder));
+    Dataplane::new(Netlink::with_underlay(underlay.clone())).with_forwarder(forwarder)
+}
+
+/// The same of the only one.
 pub(crate) fn dataplane(underlay: &Netns) -> Dataplane<Netlink> {
-    Dataplane::new(Netlink::with_underlay(underlay.clone()))
+    dataplane_of("/journal", underlay)
 }
 
 /// What was written between two readings.

@@ -5,7 +5,12 @@ use crate::dataplane::policy::{LAST, ObservedPolicy, Policies, Rule, wanted};
 
 /// The changes on rules and their tables. What is new comes before what is old goes, so that no
 /// packet finds neither; a rule comes before its routes, because it is what its table is found by.
-pub(super) fn change(tag: u32, end: &End, at: &At, observed: &Policies) -> Result<Vec<Operation>, Conflict> {
+pub(super) fn change(
+    [tag, mark]: [u32; 2],
+    end: &End,
+    at: &At,
+    observed: &Policies,
+) -> Result<Vec<Operation>, Conflict> {
     let mut left: Vec<&ObservedPolicy> = observed.own.iter().collect();
     let mut used = observed.taken.clone();
     used.extend(left.iter().map(|own| own.rule.table));
@@ -23,7 +28,7 @@ pub(super) fn change(tag: u32, end: &End, at: &At, observed: &Policies) -> Resul
         };
         if known.is_none() {
             used.insert(table);
-            let rule = Rule { tag, priority, selector: policy.selector, table };
+            let rule = Rule { tag, mark, priority, selector: policy.selector, table };
             operations.push(Operation::AddRule(end.netns, rule));
         }
         let [gone, new] = change_of(known.map_or(&[][..], |known| &known.hops), &policy.hops);

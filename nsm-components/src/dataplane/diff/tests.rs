@@ -4,7 +4,7 @@ use crate::{
         Connection,
         connectioncontext::{ConnectionContext, IpContext},
     },
-    dataplane::{Side, VxlanLink, plan},
+    dataplane::{Distant, Side, VxlanLink, plan},
 };
 
 const NOBODY: &dyn Fn(&ConnectionId) -> bool = &|_| false;
@@ -56,7 +56,7 @@ fn own(observed: &mut Observed, at: usize) -> &mut ObservedLink {
 }
 
 fn occupied(by: Owner) -> Observed {
-    let occupant = OwnedLink { netns: netns(2), index: 5, name: "nsm-1".into(), owner: by };
+    let occupant = OwnedLink { netns: netns(2), index: 5, name: "nsm-1".into(), owner: by, forwarder: None };
     Observed { ends: vec![reachable(None, Some(occupant)), reachable(None, None)] }
 }
 
@@ -141,11 +141,72 @@ fn a_pod_that_cannot_be_entered_is_named() {
 #[test]
 fn a_pair_is_removed_by_one_delete_and_what_is_unreachable_by_none() {
     let desired = desired();
-    let places = [netns(2), netns(1)];
+    let places = desired.footprint();
     let mut observed = in_sync(&desired);
-    assert_eq!(removal(&places, &observed).len(), 1);
+    assert_eq!(removal(&places, None, &observed).len(), 1);
     observed.ends[0] = ObservedEnd::Unreachable;
-    let operations = removal(&places, &observed);
+    let operations = removal(&places, None, &observed);
     assert!(matches!(&operations[..], [Operation::Delete(at)] if at.netns == netns(1)), "{operations:?}");
-    assert_eq!(removal(&places, &occupied(Owner::Foreign)), []);
+    assert_eq!(removal(&places, None, &occupied(Owner::Foreign)), []);
+}
+
+fn forwarder(ino: u64) -> ForwarderId {
+    ForwarderId::new("forwarder-1", netns(ino), std::path::Path::new("/journal"))
+}
+
+#[test]
+fn a_link_that_names_another_forwarder_is_never_removed_whatever_its_connection() {
+    let desired = desired();
+    let places = desired.footprint();
+    let mut observed = in_sync(&desired);
+    for at in [0, 1] {
+        own(&mut observed, at).forwarder = Some(forwarder(7));
+    }
+    assert_eq!(removal(&places, Some(&forwarder(8)), &observed), []);
+    assert_eq!(removal(&places, Some(&forwarder(7)), &observed).len(), 1);
+    let distant = |of| {
+        let distant = Distant { nsid: 3, index: 5, name: "nsm-1".into(), forwarder: Some(of) };
+        Observed { ends: vec![ObservedEnd::Distant(distant), ObservedEnd::Unreachable] }
+    };
+    assert_eq!(removal(&places, Some(&forwarder(8)), &distant(forwarder(7))), []);
+    assert_eq!(removal(&places, Some(&forwarder(7)), &distant(forwarder(7))).len(), 1);
+
+    let taken = occupied(Owner::Connection(ConnectionId::new("c2").unwrap()));
+    let mut wanted = desired;
+    wanted.forwarder = Some(forwarder(8));
+    assert!(diff(&wanted, &taken, NOBODY).is_ok(), "of an earlier version, and of nobody");
+    let mut taken = taken;
+    let ObservedEnd::Reachable { occupant: Some(other), .. } = &mut taken.ends[0] else { panic!() };
+    other.forwarder = Some(forwarder(7));
+    let refused = diff(&wanted, &taken, NOBODY).unwrap_err();
+    assert!(matches!(refused, Conflict::OtherForwarder { .. }), "{refused}");
+}
+
+#[test]
+fn a_link_of_this_connection_becomes_this_forwarders_and_one_that_says_nothing_stays_as_it_is() {
+    let mut desired = desired();
+    let mut observed = in_sync(&desired);
+    desired.forwarder = Some(forwarder(8));
+    assert_eq!(diff(&desired, &observed, NOBODY), Ok(Vec::new()));
+    own(&mut observed, 0).forwarder = Some(forwarder(7));
+    own(&mut observed, 1).forwarder = Some(forwarder(8));
+    let operations = diff(&desired, &observed, NOBODY).unwrap();
+    let [Operation::Raise(at, alias)] = &operations[..] else { panic!("{operations:?}") };
+    assert_eq!((at.netns, alias.ends_with(forwarder(8).as_str())), (netns(2), true));
+}
+
+#[test]
+fn an_unfinished_link_is_removed_with_the_connection_whose_number_it_has() {
+    let desired = desired();
+    let unfinished = |index| {
+        let mut observed = occupied(Owner::Unfinished);
+        let ObservedEnd::Reachable { occupant: Some(link), .. } = &mut observed.ends[0] else { panic!() };
+        link.index = index;
+        observed
+    };
+    for try_ in [0, 1] {
+        let observed = unfinished(desired.reindexed(try_).ends[0].index);
+        assert_eq!(removal(&desired.footprint(), None, &observed).len(), 1);
+    }
+    assert_eq!(removal(&desired.footprint(), None, &unfinished(5)), []);
 }

@@ -108,7 +108,7 @@ async fn policy_routes_take_the_first_tables_that_nobody_has_and_keep_them() {
     let (dataplane, at_hand) = (dataplane(), Namespaces::default());
     let foreign = |table| {
         let selector = local("c1").ends[1].policies[0].selector;
-        Rule { tag: 1, priority: 100, selector, table }
+        Rule { tag: 1, mark: 0, priority: 100, selector, table }
     };
     dataplane.kernel().add_rule(netns(1), foreign(2));
     dataplane.ensure(&local("c1"), &at_hand).await.unwrap();

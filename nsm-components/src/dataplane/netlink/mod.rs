@@ -12,6 +12,7 @@ mod read;
 mod rule;
 mod session;
 mod socket;
+mod survey;
 mod wireguard;
 
 use std::{
@@ -33,6 +34,7 @@ use super::{
     observed::{Observed, OwnedLink},
     operation::Operation,
     port::{Depth, Failure, Kernel, KernelError},
+    survey::Found,
 };
 use crate::api::with_causes;
 
@@ -154,6 +156,10 @@ impl Kernel for Netlink {
     async fn list_owned(&self, netns: &Netns) -> Result<Vec<OwnedLink>, KernelError> {
         let key = netns.key();
         self.on_thread([netns.clone()].into_iter().collect(), move |session| session.list_owned(key)).await
+    }
+
+    async fn survey(&self) -> Result<Vec<Found>, KernelError> {
+        self.on_thread(Namespaces::default(), Session::survey).await
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     api::context::Hop,
     dataplane::{
         desired::{Neighbour, VxlanLink},
-        ids::NetnsKey,
+        ids::{ForwarderId, NetnsKey},
         observed::{ObservedKind, OwnedLink, Owner},
         traffic::Traffic,
     },
@@ -85,20 +85,25 @@ pub(super) fn traffic(link: &LinkMessage) -> Traffic {
 }
 
 pub(super) fn owner(link: &LinkMessage) -> Owner {
-    let (mut group, mut alias) = (0, None);
-    for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::Group(value) => group = *value,
-            LinkAttribute::IfAlias(value) => alias = Some(value.as_str()),
-            _ => {}
-        }
-    }
-    Owner::of(group, alias)
+    let group =
+        link.attributes.iter().find_map(|a| if let LinkAttribute::Group(it) = a { Some(*it) } else { None });
+    Owner::of(group.unwrap_or_default(), alias(link))
+}
+
+/// Who made it, as it says.
+pub(super) fn forwarder(link: &LinkMessage) -> Option<ForwarderId> {
+    Owner::forwarder(alias(link))
+}
+
+fn alias(link: &LinkMessage) -> Option<&str> {
+    link.attributes
+        .iter()
+        .find_map(|a| if let LinkAttribute::IfAlias(alias) = a { Some(alias.as_str()) } else { None })
 }
 
 pub(super) fn owned(netns: NetnsKey, link: &LinkMessage) -> OwnedLink {
     let name = name(link).unwrap_or_default().to_owned();
-    OwnedLink { netns, index: link.header.index, name, owner: owner(link) }
+    OwnedLink { netns, index: link.header.index, name, owner: owner(link), forwarder: forwarder(link) }
 }
 
 pub(super) fn has_altname(link: &LinkMessage, wanted: &str) -> bool {

@@ -17,8 +17,8 @@ use nix::errno::Errno;
 use super::{
     message::ROUTE_PROTOCOL,
     parse::{
-        address, as_address, as_link, carries, has_altname, hop, ipv6_disabled, kind, mac, mtu, name,
-        neighbour, nsid, owned, owner, traffic,
+        address, as_address, as_link, carries, forwarder, has_altname, hop, ipv6_disabled, kind, mac, mtu,
+        name, neighbour, nsid, owned, owner, traffic,
     },
     session::Session,
 };
@@ -142,7 +142,8 @@ impl Session {
             let is_own = |link: &&LinkMessage| owner(link) == Owner::Connection(id.clone());
             if let Some(link) = found.as_ref().and_then(as_link).filter(is_own) {
                 let name = name(link).unwrap_or_default().to_owned();
-                return Ok(Some(Distant { nsid, index: link.header.index, name }));
+                let forwarder = forwarder(link);
+                return Ok(Some(Distant { nsid, index: link.header.index, name, forwarder }));
             }
         }
         Ok(None)
@@ -193,6 +194,7 @@ impl Session {
             routes,
             neighbours,
             traffic: traffic(link),
+            forwarder: forwarder(link),
         }))
     }
 
@@ -233,7 +235,7 @@ impl Session {
     }
 }
 
-fn no_statistics() -> LinkAttribute {
+pub(super) fn no_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 

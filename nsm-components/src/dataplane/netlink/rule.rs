@@ -35,6 +35,10 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
         RuleAttribute::Protocol(ROUTE_PROTOCOL),
         RuleAttribute::SuppressIfGroup(rule.tag),
     ];
+    if rule.mark != 0 {
+        // No bit of it is compared.
+        message.attributes.extend([RuleAttribute::FwMark(rule.mark), RuleAttribute::FwMask(0)]);
+    }
     if let Some(from) = from.filter(|from| from.prefix_len() != 0) {
         message.header.src_len = from.prefix_len();
         message.attributes.push(RuleAttribute::Source(from.addr()));
@@ -45,18 +49,21 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
     message
 }
 
-/// The table a rule leads to, and the rule if it has this tag. Tables above 255 are nobody's here.
-fn parse(message: &RouteNetlinkMessage, own: u32) -> Option<(u8, Option<Rule>)> {
+/// The table a rule leads to, and the rule if it is of the mesh. Tables above 255 are nobody's here.
+pub(super) fn parse(message: &RouteNetlinkMessage) -> Option<(u8, Option<Rule>)> {
     let RouteNetlinkMessage::NewRule(message) = message else { return None };
     let ports = |range: &RulePortRange| Some(Ports { first: range.start, last: range.end });
     let ipv6 = message.header.family == AddressFamily::Inet6;
     let mut selector = Selector { ipv6, from: None, proto: None, src_ports: None, dst_ports: None };
     let (mut priority, mut table, mut suppressed, mut is_mesh) = (0, None, None, false);
+    let (mut mark, mut compared) = (0, 0);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(value) => priority = *value,
             RuleAttribute::Table(value) => table = u8::try_from(*value).ok(),
             RuleAttribute::SuppressIfGroup(value) => suppressed = Some(*value),
+            RuleAttribute::FwMark(value) => mark = *value,
+            RuleAttribute::FwMask(value) => compared = *value,
             RuleAttribute::Protocol(value) => is_mesh = *value == ROUTE_PROTOCOL,
             RuleAttribute::Source(ip) => selector.from = IpNet::new(*ip, message.header.src_len).ok(),
             RuleAttribute::IpProtocol(value) => selector.proto = Some(u8::from(*value)),
@@ -66,8 +73,9 @@ fn parse(message: &RouteNetlinkMessage, own: u32) -> Option<(u8, Option<Rule>)> 
         }
     }
     let table = table.or((message.header.table != 0).then_some(message.header.table))?;
-    let is_own = is_mesh && suppressed == Some(own) && message.header.action == RuleAction::ToTable;
-    Some((table, is_own.then_some(Rule { tag: own, priority, selector, table })))
+    let is_own = is_mesh && compared == 0 && message.header.action == RuleAction::ToTable;
+    let rule = suppressed.filter(|_| is_own).map(|tag| Rule { tag, mark, priority, selector, table });
+    Some((table, rule))
 }
 
 // === impl Session ===
@@ -82,7 +90,11 @@ impl Session {
         depth: Depth,
     ) -> Result<Policies, KernelError> {
         let found = self.dump(netns, &RouteNetlinkMessage::GetRule(RuleMessage::default()))?;
-        let rules: Vec<_> = found.iter().filter_map(|message| parse(message, tag(id))).collect();
+        let rules: Vec<_> = found
+            .iter()
+            .filter_map(parse)
+            .map(|(table, rule)| (table, rule.filter(|rule| rule.tag == tag(id))))
+            .collect();
         let routes = if depth >= Depth::Routes { self.all_routes(netns, link)? } else { Vec::new() };
         Ok(Policies::new(&rules, &routes))
     }

@@ -43,6 +43,11 @@ impl Session {
         Self { underlay, netns, sockets, generic, wireguard: None, here: None, tally }
     }
 
+    /// The namespace tunnels leave from, to enter it.
+    pub(super) fn underlay_netns(&self) -> Netns {
+        self.underlay.clone()
+    }
+
     /// The namespace tunnels leave from.
     pub(super) fn underlay(&self) -> NetnsKey {
         self.underlay.key()
