@@ -43,6 +43,8 @@ mod large;
 mod mutations;
 #[path = "netns/openfiles.rs"]
 mod openfiles;
+#[path = "netns/pathmtu.rs"]
+mod pathmtu;
 #[path = "netns/paths.rs"]
 mod paths;
 #[path = "netns/player.rs"]
@@ -65,3 +67,5 @@ mod standalone;
 mod story;
 #[path = "netns/stranger.rs"]
 mod stranger;
+#[path = "netns/tunnels.rs"]
+mod tunnels;
