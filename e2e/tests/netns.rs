@@ -45,6 +45,8 @@ mod large;
 mod mutations;
 #[path = "netns/openfiles.rs"]
 mod openfiles;
+#[path = "netns/pathmtu.rs"]
+mod pathmtu;
 #[path = "netns/paths.rs"]
 mod paths;
 #[path = "netns/player.rs"]
@@ -67,3 +69,5 @@ mod standalone;
 mod story;
 #[path = "netns/stranger.rs"]
 mod stranger;
+#[path = "netns/tunnels.rs"]
+mod tunnels;

@@ -33,7 +33,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// The connections of a node by client.
-fn listed(mesh: &Mesh, node: usize) -> BTreeMap<String, Value> {
+pub(crate) fn listed(mesh: &Mesh, node: usize) -> BTreeMap<String, Value> {
     let output = connections(mesh, node, &["-o", "json"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let listing = text(&output.stdout);

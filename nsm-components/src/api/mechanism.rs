@@ -49,6 +49,9 @@ pub const SERVER_RX_BYTES: &str = "server_rx_bytes";
 /// The same of those that went there.
 pub const SERVER_TX_BYTES: &str = "server_tx_bytes";
 
+/// Key of a forwarder's metrics: why a tunnel's MTU is below what the node's interface would carry.
+pub const MTU_REASON: &str = "mtu_reason";
+
 /// `IFNAMSIZ` less the closing zero (linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 15;
 

@@ -18,10 +18,10 @@ use crate::{
         registry::{NetworkServiceEndpoint, NetworkServiceLabels},
     },
     chain::{Chain, Element, Policy, RegistryChain},
-    dataplane::{Dataplane, Entry, ForwarderId, Journal, Netlink, Netns},
+    dataplane::{Dataplane, Entry, ForwarderId, Journal, Netlink, Netns, PathMtus},
     elements::{
         Authorize, Connect, ConnectionService, Discover, Index, MechanismTranslation, Mechanisms, Monitor,
-        Tunnels, UpdatePath, UpdateToken, Vnis, Vxlan, Wireguard, Wireguards, Xconnect,
+        Mtu, Tunnels, UpdatePath, UpdateToken, Vnis, Vxlan, Wireguard, Wireguards, Xconnect,
         registry::{self, Registration},
     },
     settings::Forwarder,
@@ -45,6 +45,7 @@ async fn tunnels(settings: &Forwarder, kernel: &Netlink) -> Result<Option<(Tunne
     let tunnels = Tunnels {
         ip,
         mtu,
+        paths: PathMtus::new(ip, mtu),
         vxlan_port: settings.vxlan_port,
         vnis: Vnis::default(),
         wireguards: lacks.is_none().then(Wireguards::default),
@@ -78,6 +79,7 @@ fn chain(
     inner.extend([
         // On the way back: both sides are known only then.
         Arc::new(xconnect) as Arc<dyn Element>,
+        Arc::new(Mtu::new(tunnels.clone())),
         Arc::new(MechanismTranslation::new(tunnels)),
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life).to_endpoints()),
     ]);

@@ -21,6 +21,7 @@ mod localforwarders;
 mod mechanisms;
 mod mechanismtranslation;
 mod monitor;
+mod mtu;
 mod netsvcmonitor;
 mod nodestatus;
 mod onidle;
@@ -63,6 +64,7 @@ pub use self::{
     mechanisms::Mechanisms,
     mechanismtranslation::MechanismTranslation,
     monitor::{Healed, Monitor, MonitorEvent, Past, PeerEvents, Peers, PeersByGrpc, Seen},
+    mtu::Mtu,
     netsvcmonitor::NetSvcMonitor,
     nodestatus::NodeStatusService,
     onidle::OnIdle,

@@ -9,6 +9,7 @@ use crate::{
         mechanism::{self, vxlan_overhead, wireguard_overhead},
     },
     chain::Result,
+    dataplane::PathMtus,
 };
 
 /// Payload of connections that carry IP packets rather than frames.
@@ -21,6 +22,8 @@ pub struct Tunnels {
     pub ip: IpAddr,
     /// Largest packet of the interface that has it, in bytes.
     pub mtu: u32,
+    /// Ways to other nodes, which may carry less.
+    pub paths: PathMtus,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
     /// VNIs in use.
@@ -90,6 +93,7 @@ mod tests {
         Tunnels {
             ip: "10.0.0.1".parse().unwrap(),
             mtu: 1500,
+            paths: PathMtus::new("10.0.0.1".parse().unwrap(), 1500),
             vxlan_port: 4789,
             vnis: Vnis::default(),
             wireguards,

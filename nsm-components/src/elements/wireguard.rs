@@ -234,6 +234,7 @@ mod tests {
         let tunnels = Tunnels {
             ip: "10.0.0.2".parse().unwrap(),
             mtu: 1500,
+            paths: crate::dataplane::PathMtus::new("10.0.0.2".parse().unwrap(), 1500),
             vxlan_port: 4789,
             vnis: Vnis::default(),
             wireguards: Some(Wireguards::default()),

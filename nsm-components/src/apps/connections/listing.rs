@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::api::{
     Connection, PathSegment,
-    mechanism::{self, SERVER_RX_BYTES, SERVER_TX_BYTES},
+    mechanism::{self, MTU_REASON, SERVER_RX_BYTES, SERVER_TX_BYTES},
     node::{NodeConnection, NodeConnections},
 };
 
@@ -29,6 +29,8 @@ pub(super) struct Listed {
     pub(super) mechanism: Sides<Option<String>>,
     pub(super) interface: Sides<Option<String>>,
     pub(super) addresses: Sides<Vec<String>>,
+    pub(super) mtu: Option<u32>,
+    pub(super) mtu_reason: Option<String>,
     pub(super) state: &'static str,
     pub(super) since: Time,
     pub(super) error: Option<String>,
@@ -137,6 +139,8 @@ impl Listed {
             mechanism: mechanisms(&connection),
             interface: interfaces(&connection),
             addresses: Sides { client: ip.src_ip_addrs, endpoint: ip.dst_ip_addrs },
+            mtu: connection.context.as_ref().map(|context| context.mtu).filter(|mtu| *mtu > 0),
+            mtu_reason: path.iter().find_map(|step| step.metrics.get(MTU_REASON).cloned()),
             state: connection.state().as_str_name(),
             since: time(told.since),
             error: Some(told.error).filter(|error| !error.is_empty()),
@@ -222,7 +226,7 @@ pub(super) mod tests {
             segment("nsmgr-1", &[]),
             segment("fwd-1", &counted),
             segment("nsmgr-2", &[]),
-            segment("fwd-2", &[("server_rx_bytes", "7")]),
+            segment("fwd-2", &[("server_rx_bytes", "7"), ("mtu_reason", "it is small")]),
             segment("nse-1", &[("server_interface", "KERNEL/nse-x")]),
         ];
         let ip_context = Some(IpContext {
@@ -235,7 +239,7 @@ pub(super) mod tests {
             network_service: "finance".into(),
             network_service_endpoint_name: "nse-1".into(),
             mechanism: Some(mechanism),
-            context: Some(ConnectionContext { ip_context, ..Default::default() }),
+            context: Some(ConnectionContext { ip_context, mtu: 1346, ..Default::default() }),
             path: Some(Path { index: 1, path_segments }),
             state: state.into(),
             ..Connection::default()
@@ -266,6 +270,7 @@ pub(super) mod tests {
                 "mechanism": {"client": "KERNEL", "endpoint": "VXLAN"},
                 "interface": {"client": "nsm-1", "endpoint": "nse-x"},
                 "addresses": {"client": ["172.16.1.1/32"], "endpoint": ["172.16.1.0/32"]},
+                "mtu": 1346, "mtuReason": "it is small",
                 "state": "UP", "since": "2023-11-14T22:13:20Z", "error": null,
                 "heals": 2, "lastHeal": {"at": "2023-11-14T22:13:30Z", "cause": "fwd-1 was killed"},
                 "bytes": {"fromClient": 1500, "toClient": 98},

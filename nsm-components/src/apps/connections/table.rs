@@ -43,7 +43,7 @@ const fn optional(name: &'static str, cell: Cell) -> Column {
     Column { name, cell, wide: false, optional: true }
 }
 
-const COLUMNS: [Column; 17] = [
+const COLUMNS: [Column; 19] = [
     column("CLIENT", |one, _| one.client.clone()),
     column("SERVICE", |one, _| one.service.clone()),
     column("ENDPOINT", |one, _| one.endpoint.clone()),
@@ -59,13 +59,21 @@ const COLUMNS: [Column; 17] = [
         one.bytes.as_ref().map(|counted| bytes(counted.to_client)).unwrap_or_default()
     }),
     column("TOKEN", token),
+    wide("MTU", |one, _| one.mtu.map(|mtu| mtu.to_string()).unwrap_or_default()),
     wide("ID", |one, _| one.id.clone()),
     wide("PATH", |one, _| one.path.iter().map(|step| step.name.as_str()).collect::<Vec<_>>().join(" > ")),
+    Column {
+        name: MTU_REASON,
+        cell: |one, _| one.mtu_reason.clone().unwrap_or_default(),
+        wide: true,
+        optional: true,
+    },
     optional("LAST HEAL", heal),
     optional("ERROR", |one, _| one.error.clone().unwrap_or_default()),
 ];
 
 const STATE: &str = "STATE";
+const MTU_REASON: &str = "MTU REASON";
 
 /// Columns whose text is a reason in somebody's words.
 const REASONS: [&str; 2] = ["LAST HEAL", "ERROR"];
