@@ -41,6 +41,8 @@ mod identities;
 mod identity;
 #[path = "netns/large.rs"]
 mod large;
+#[path = "netns/leftovers.rs"]
+mod leftovers;
 #[path = "netns/mutations.rs"]
 mod mutations;
 #[path = "netns/openfiles.rs"]
