@@ -29,6 +29,8 @@ mod departures;
 mod dns;
 #[path = "netns/endpoint.rs"]
 mod endpoint;
+#[path = "netns/faults.rs"]
+mod faults;
 #[path = "netns/firstpacket.rs"]
 mod firstpacket;
 #[path = "netns/garbage.rs"]
