@@ -8,6 +8,7 @@
 pub mod figures;
 pub mod interface;
 pub mod kubernetes;
+pub mod leftovers;
 pub mod mesh;
 pub mod monitor;
 pub mod netns;

@@ -20,6 +20,7 @@ pub use recipe::program;
 
 use crate::{
     interface::{Interface, interfaces},
+    leftovers::Before,
     netns::Netns,
     process::Process,
     wait,
@@ -66,6 +67,8 @@ pub struct Mesh {
     programs: PathBuf,
     /// One link leads from here into each namespace; it is gone when the namespace is.
     witness: Option<Netns>,
+    /// How the host was.
+    before: Before,
     nodes: Vec<Netns>,
     /// Namespaces, endpoints and clients so far: no number is given twice.
     made: (usize, usize, usize),
@@ -132,6 +135,7 @@ impl Mesh {
             everywhere: everywhere.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             folder: std::env::temp_dir().join(&id),
             programs,
+            before: Before::look()?,
             witness: Some(Netns::new("witness")?),
             nodes: Vec::new(),
             made: (0, 0, 0),

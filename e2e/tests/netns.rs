@@ -29,6 +29,8 @@ mod departures;
 mod dns;
 #[path = "netns/endpoint.rs"]
 mod endpoint;
+#[path = "netns/faults.rs"]
+mod faults;
 #[path = "netns/firstpacket.rs"]
 mod firstpacket;
 #[path = "netns/garbage.rs"]
@@ -41,6 +43,8 @@ mod identities;
 mod identity;
 #[path = "netns/large.rs"]
 mod large;
+#[path = "netns/leftovers.rs"]
+mod leftovers;
 #[path = "netns/mutations.rs"]
 mod mutations;
 #[path = "netns/openfiles.rs"]

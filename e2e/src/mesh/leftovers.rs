@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use super::{FOLDER, Mesh};
-use crate::{interface::interfaces, netns::Netns, process::running_from, wait};
+use crate::{interface::interfaces, process::running_from, wait};
 
 /// Longest time the kernel may take to end a namespace that nobody holds.
 const END: Duration = Duration::from_secs(20);
@@ -79,8 +79,7 @@ impl Mesh {
             })
             .with_context(|| format!("held: {last}"))?;
         }
-        let own = interfaces(&Netns::own()?)?;
-        ensure!(own.is_empty(), "links of the mesh are left in the host: {own:?}");
+        self.before.is_restored(&[&self.programs, &self.folder], END)?;
         fs::remove_dir_all(&self.programs)?;
         fs::remove_dir_all(&self.folder)?;
         Ok(())

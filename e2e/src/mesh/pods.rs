@@ -128,17 +128,39 @@ impl Mesh {
     /// Ends a pod as a container runtime does: its process is killed and its namespace let go, and
     /// it ends within `limit` unless somebody else holds it.
     pub fn delete_pod(&mut self, who: Who, limit: Duration) -> Result<()> {
-        let names = |netns: &Netns| -> Result<Vec<String>> {
-            let links = netns.list("link show")?;
-            Ok(links.iter().filter_map(|link| link["ifname"].as_str()).map(str::to_owned).collect())
-        };
+        self.begin_delete(who)?.wait(limit)
+    }
+
+    /// The same without waiting for the end of the namespace.
+    pub fn begin_delete(&mut self, who: Who) -> Result<Going> {
         let witness = self.witness.clone().ok_or_else(|| anyhow!("the mesh is over"))?;
         let before = names(&witness)?.len();
         self.end(&[who], Signal::SIGKILL)?;
         self.processes.remove(&who);
         self.pods.remove(&who).ok_or_else(|| anyhow!("{who} has no pod"))?;
+        Ok(Going { who, witness, before })
+    }
+}
+
+/// A pod that is being deleted.
+#[derive(Debug)]
+pub struct Going {
+    who: Who,
+    witness: Netns,
+    before: usize,
+}
+
+impl Going {
+    /// Waits for the end of its namespace.
+    pub fn wait(&self, limit: Duration) -> Result<()> {
+        let Self { who, witness, before } = self;
         wait::until_true(&format!("the namespace of {who} is gone"), limit, || {
-            names(&witness).is_ok_and(|names| names.len() < before)
+            names(witness).is_ok_and(|names| names.len() < *before)
         })
     }
+}
+
+fn names(netns: &Netns) -> Result<Vec<String>> {
+    let links = netns.list("link show")?;
+    Ok(links.iter().filter_map(|link| link["ifname"].as_str()).map(str::to_owned).collect())
 }

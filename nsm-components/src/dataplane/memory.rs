@@ -31,6 +31,7 @@ struct State {
     gone: BTreeSet<NetnsKey>,
     operations: Vec<Operation>,
     fail: Option<(usize, Errno)>,
+    fail_observe: Option<Errno>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +55,21 @@ impl Memory {
     /// The `nth` operation from now, counted from 0, fails with this number; those after it work.
     pub fn fail_at(&self, nth: usize, errno: Errno) {
         self.0.lock().fail = Some((nth, errno));
+    }
+
+    /// The next look fails with this number; those after it work.
+    pub fn fail_observe(&self, errno: Errno) {
+        self.0.lock().fail_observe = Some(errno);
+    }
+
+    /// Takes all addresses, routes and neighbours from a link, and lowers it.
+    pub fn strip(&self, netns: NetnsKey, name: &str) {
+        let mut state = self.0.lock();
+        let found = state.links.iter_mut().find(|((key, _), link)| *key == netns && link.link.name == name);
+        if let Some((_, MemoryLink { link, .. })) = found {
+            (link.addresses, link.routes, link.neighbours) = Default::default();
+            link.up = false;
+        }
     }
 
     /// Takes [`Memory::fail_at`] back.
@@ -134,7 +150,10 @@ impl Kernel for Memory {
         _: Depth,
         _: &Namespaces,
     ) -> Result<Observed, KernelError> {
-        let state = self.0.lock();
+        let mut state = self.0.lock();
+        if let Some(errno) = state.fail_observe.take() {
+            return Err(KernelError::Refused { errno, text: None });
+        }
         let look = |place| state.end(footprint, place);
         Ok(Observed { ends: footprint.places.iter().map(look).collect() })
     }

@@ -278,31 +278,4 @@ impl<K: Kernel> Element for Xconnect<K> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dataplane::{Memory, Netns, Place};
-
-    fn footprint(netns: NetnsKey) -> Footprint {
-        let id = ConnectionId::new("a").unwrap();
-        let places = vec![Place { role: Role::Client, netns, name: "nsm-1".into() }];
-        Footprint { id, places, has_policies: false }
-    }
-
-    #[test]
-    fn an_interface_is_made_only_where_a_descriptor_was_shown_and_never_in_the_hosts_namespace() {
-        let folder = tempfile::tempdir().unwrap();
-        let (journal, left) = Journal::open(folder.path()).unwrap();
-        let host = Netns::current().unwrap();
-        let shown: Namespaces = [host.clone()].into_iter().collect();
-        let xconnect =
-            |host| Xconnect::new(Dataplane::new(Memory::new()), journal.clone(), left.clone(), host);
-        let elsewhere = NetnsKey { dev: 0, ino: 0 };
-        xconnect(elsewhere).check_shown(&footprint(host.key()), &shown).unwrap();
-        let refused =
-            xconnect(elsewhere).check_shown(&footprint(host.key()), &Namespaces::default()).unwrap_err();
-        assert!(refused.message.contains("did not come"), "{}", refused.message);
-        let refused = xconnect(host.key()).check_shown(&footprint(host.key()), &shown).unwrap_err();
-        assert_eq!(refused.kind, Kind::Denied);
-        assert!(refused.message.contains("the host's own"), "{}", refused.message);
-    }
-}
+mod tests;

@@ -140,7 +140,7 @@ impl<K: Kernel> Xconnect<K> {
     }
 
     /// Removes what was closed and is still there, and what was left and not asked for in time.
-    async fn sweep(&self, is_over: bool) {
+    pub(super) async fn sweep(&self, is_over: bool) {
         let standings = [Standing::Ended, Standing::Left];
         let standings = if is_over { &standings[..] } else { &standings[..1] };
         for id in self.known.all(standings) {

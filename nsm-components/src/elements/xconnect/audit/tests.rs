@@ -36,12 +36,14 @@ struct World {
     kernel: Arc<Memory>,
     folder: tempfile::TempDir,
     suspend: watch::Sender<Option<Instant>>,
+    clock: Clock,
 }
 
 impl World {
     fn new() -> Self {
         let (suspend, _) = watch::channel(None);
-        Self { kernel: Arc::new(Memory::new()), folder: tempfile::tempdir().unwrap(), suspend }
+        let (kernel, clock) = (Arc::new(Memory::new()), Arc::new(SystemClock));
+        Self { kernel, folder: tempfile::tempdir().unwrap(), suspend, clock }
     }
 
     fn dataplane(&self, folder: &str) -> Dataplane<Memory> {
@@ -52,8 +54,7 @@ impl World {
     fn start(&self) -> Xconnect<Memory> {
         let (journal, left) = Journal::open(self.folder.path()).unwrap();
         let xconnect = Xconnect::new(self.dataplane("/own"), journal, left, netns(9));
-        let clock: Clock = Arc::new(SystemClock);
-        let rules = Rules { life: LIFE, clock, suspended: self.suspend.subscribe() };
+        let rules = Rules { life: LIFE, clock: self.clock.clone(), suspended: self.suspend.subscribe() };
         tokio::spawn(xconnect.clone().audit(rules));
         xconnect
     }
@@ -154,4 +155,32 @@ async fn an_orphan_that_finds_its_connection_stays() {
     pass(LIFE * 3).await;
     assert_eq!((count(&xconnect, "link"), world.kernel.links().len()), (0, 2));
     assert_eq!(xconnect.known.standing(&ConnectionId::new("late").unwrap()), Some(Standing::Asked));
+}
+
+/// A wall clock that is an hour off, now this way and now that.
+#[derive(Default)]
+struct Jumping(std::sync::atomic::AtomicU32);
+
+impl crate::chain::Now for Jumping {
+    fn seconds(&self) -> f64 {
+        let now = crate::chain::Now::seconds(&SystemClock);
+        let jumps = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if jumps.is_multiple_of(2) { now + 3600.0 } else { now - 3600.0 }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_by_an_hour_removes_nothing() {
+    let world = World { clock: Arc::new(Jumping::default()), ..World::new() };
+    let left = desired("left", 1);
+    world.make("/own", &left).await;
+    let (journal, _) = Journal::open(world.folder.path()).unwrap();
+    // By the wall clock it was over long ago.
+    journal.put(Entry::new(&left, std::time::UNIX_EPOCH)).await.unwrap();
+    let xconnect = world.start();
+    pass(LIFE * 99 / 100).await;
+    assert_eq!((world.kernel.links().len(), world.journal()), (2, 1));
+    xconnect.known.ask(left.footprint());
+    pass(LIFE * 10).await;
+    assert_eq!((world.kernel.links().len(), world.journal()), (2, 1));
 }
