@@ -118,6 +118,10 @@ pub(super) fn kernel(metrics: &Metrics, kernel: &Netlink, xconnect: &Xconnect<Ne
     counter(metrics, kernel, "nsm_kernel_sysctls_total", "Files written under /proc/sys.", |kernel| {
         kernel.counters().sysctls
     });
+    let help = "Files under /proc/sys that cannot be written here, which connections do without.";
+    counter(metrics, kernel, "nsm_kernel_sysctls_unavailable_total", help, |kernel| {
+        kernel.counters().unavailable
+    });
     gauge(metrics, xconnect, "nsm_connections_linked", "Connections with links here.", Xconnect::len);
     audit(metrics, &xconnect.findings());
     gauge(metrics, vnis, "nsm_vnis", "Tunnel numbers in use.", Vnis::len);
