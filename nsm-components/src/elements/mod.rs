@@ -72,5 +72,5 @@ pub use self::{
     updatepath::UpdatePath,
     updatetoken::UpdateToken,
     vxlan::{Vnis, Vxlan},
-    xconnect::{AuditRules, Findings, Xconnect},
+    xconnect::{Adoption, AdoptionReport, AuditRules, Findings, Xconnect},
 };

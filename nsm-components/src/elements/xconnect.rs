@@ -5,6 +5,7 @@
 //! look alike. What an earlier process left and nobody asks for again is removed, but not before a
 //! whole life of a token is over; so is what no connection has ([`audit`]).
 
+mod adoption;
 mod audit;
 mod sides;
 mod table;
@@ -18,7 +19,10 @@ use async_trait::async_trait;
 use tokio::sync::RwLock;
 use tracing::{info, warn};
 
-pub use self::audit::{Findings, Rules as AuditRules};
+pub use self::{
+    adoption::{Adoption, Report as AdoptionReport},
+    audit::{Findings, Rules as AuditRules},
+};
 use self::{
     sides::{Half, namespaces, side},
     table::{Standing, Table},
@@ -44,15 +48,17 @@ pub struct Xconnect<K> {
     /// Calls for connections hold it together, the sweep alone: it works outside of their tasks.
     sweeping: Arc<RwLock<()>>,
     findings: Arc<Findings>,
+    adoption: Arc<Adoption>,
     host: NetnsKey,
 }
 
 impl<K> Clone for Xconnect<K> {
     fn clone(&self) -> Self {
-        let Self { dataplane, journal, known, sweeping, findings, host } = self;
+        let Self { dataplane, journal, known, sweeping, findings, adoption, host } = self;
         let (dataplane, journal, known) = (dataplane.clone(), journal.clone(), known.clone());
         let (sweeping, findings) = (sweeping.clone(), findings.clone());
-        Self { dataplane, journal, known, sweeping, findings, host: *host }
+        let adoption = adoption.clone();
+        Self { dataplane, journal, known, sweeping, findings, adoption, host: *host }
     }
 }
 
@@ -70,11 +76,26 @@ impl<K: Kernel> Xconnect<K> {
     /// Builds in this data plane and keeps `journal`; `left` is what an earlier process wrote there.
     /// `host` is this process's own network namespace, into which no connection leads.
     pub fn new(dataplane: Dataplane<K>, journal: Journal, left: Vec<Entry>, host: NetnsKey) -> Self {
+        let adoption = Arc::new(Adoption::new(left.len(), journal.quiesced()));
         let known = Table::of(left);
         // Two connections that want one interface: the one that is refreshed keeps it.
         let in_use = known.clone();
         let dataplane = dataplane.with_in_use(move |id| in_use.standing(id) == Some(Standing::Asked));
-        Self { dataplane, journal, known, sweeping: Arc::default(), findings: Arc::default(), host }
+        let (sweeping, findings) = (Arc::default(), Arc::default());
+        Self { dataplane, journal, known, sweeping, findings, adoption, host }
+    }
+
+    /// What became of the connections that an earlier process left.
+    pub fn adoption(&self) -> Arc<Adoption> {
+        self.adoption.clone()
+    }
+
+    /// Leaves a word for the next process: this one stops, and everything is in place.
+    pub async fn quiesce(&self) {
+        match self.journal.quiesce(self.len()).await {
+            Ok(()) => info!(connections = self.len(), "stopping; all links stay"),
+            Err(error) => warn!(%error, "could not leave a word for the next process"),
+        }
     }
 
     /// What the audit has found.
@@ -97,6 +118,7 @@ impl<K: Kernel> Xconnect<K> {
         let _no_sweep = self.sweeping.read().await;
         // Policy routes that are no longer wanted are still there.
         desired.has_policies |= self.known.has_policies(&desired.id);
+        let standing = self.known.standing(&desired.id);
         let before = self.known.ask(desired.footprint());
         let footprint = desired.footprint();
         // Before the kernel has it, so that it is found after a kill in between.
@@ -114,6 +136,9 @@ impl<K: Kernel> Xconnect<K> {
             warn!(%error, "could not remove the links of the old places");
         }
         let done = self.dataplane.ensure_counted(&desired, &namespaces).await;
+        if let Ok((applied, _)) = &done {
+            self.adoption.asked(standing, *applied);
+        }
         if let Ok((applied @ (Applied::Created | Applied::Changed(_)), _)) = &done {
             info!(connection.id = %desired.id, ?applied, "links are up");
         }
@@ -231,7 +256,10 @@ impl<K: Kernel> Element for Xconnect<K> {
 
     async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
         let removed = match ConnectionId::new(request.connection.id.clone()) {
-            Ok(id) => self.remove_now(&id, &request.files).await,
+            Ok(id) => {
+                self.adoption.closed(self.known.standing(&id));
+                self.remove_now(&id, &request.files).await
+            }
             Err(_) => Ok(()),
         };
         next.close(cx, request).await.and(removed)
