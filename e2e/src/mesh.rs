@@ -190,6 +190,17 @@ impl Mesh {
         self.ended(who)
     }
 
+    /// Has a process run by these words from its next start on, such as a program that takes rights away.
+    pub fn run_by(&mut self, who: Who, words: &[String]) -> Result<()> {
+        self.processes.get_mut(&who).ok_or_else(|| anyhow!("{who} never ran"))?.run_by(words);
+        Ok(())
+    }
+
+    /// The folder of sockets, logs and journals.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Waits for a process that ends by itself.
     pub fn ended(&mut self, who: Who) -> Result<ExitStatus> {
         self.processes.get_mut(&who).ok_or_else(|| anyhow!("{who} never ran"))?.ended()

@@ -103,6 +103,15 @@ impl Process {
         Ok(())
     }
 
+    /// From the next start on it is run by these words, which come before the program.
+    pub fn run_by(&mut self, words: &[String]) {
+        let Some((first, rest)) = words.split_first() else { return };
+        let recipe = &mut self.recipe;
+        let program = std::mem::replace(&mut recipe.program, first.into());
+        let program = [program.display().to_string()];
+        recipe.arguments = [rest, &program, &recipe.arguments].concat();
+    }
+
     /// Its process id, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)

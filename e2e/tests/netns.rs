@@ -9,6 +9,10 @@
 
 #[path = "netns/audit.rs"]
 mod audit;
+#[path = "netns/away.rs"]
+mod away;
+#[path = "netns/capabilities.rs"]
+mod capabilities;
 #[path = "netns/churn.rs"]
 mod churn;
 #[path = "netns/commands.rs"]

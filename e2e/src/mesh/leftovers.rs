@@ -51,7 +51,7 @@ impl Mesh {
     pub fn journal(&self, node: usize) -> Vec<String> {
         let files = fs::read_dir(self.journal_folder(node)).into_iter().flatten().flatten();
         let names = files.filter_map(|file| file.file_name().into_string().ok());
-        names.map(|name| name.trim_end_matches(".json").to_owned()).collect()
+        names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect()
     }
 
     /// Waits until no connection has left a trace.

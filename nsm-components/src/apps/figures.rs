@@ -14,7 +14,7 @@ use crate::{
     chain::SessionCounts,
     daemon::{Admission, Metrics, Readiness},
     dataplane::Netlink,
-    elements::{Findings, Index, Monitor, Outcomes, Vnis, Wireguards, Xconnect, registry::Memory},
+    elements::{Adoption, Findings, Index, Monitor, Outcomes, Vnis, Wireguards, Xconnect, registry::Memory},
     settings::Common,
     transport::{Channels, Counts, Source},
 };
@@ -118,8 +118,13 @@ pub(super) fn kernel(metrics: &Metrics, kernel: &Netlink, xconnect: &Xconnect<Ne
     counter(metrics, kernel, "nsm_kernel_sysctls_total", "Files written under /proc/sys.", |kernel| {
         kernel.counters().sysctls
     });
+    let help = "Files under /proc/sys that cannot be written here, which connections do without.";
+    counter(metrics, kernel, "nsm_kernel_sysctls_unavailable_total", help, |kernel| {
+        kernel.counters().unavailable
+    });
     gauge(metrics, xconnect, "nsm_connections_linked", "Connections with links here.", Xconnect::len);
     audit(metrics, &xconnect.findings());
+    adoption(metrics, &xconnect.adoption());
     gauge(metrics, vnis, "nsm_vnis", "Tunnel numbers in use.", Vnis::len);
 }
 
@@ -146,6 +151,30 @@ fn audit(metrics: &Metrics, findings: &Arc<Findings>) {
     counter(metrics, findings, "nsm_orphans_removed_total", help, |findings| findings.removed.get());
     let help = "Looks at the kernel for what serves no connection.";
     counter(metrics, findings, "nsm_audits_total", help, |findings| findings.looks.get());
+}
+
+/// What became of the connections that an earlier process left.
+fn adoption(metrics: &Metrics, adoption: &Arc<Adoption>) {
+    let read = adoption.clone();
+    let help = "Connections that an earlier process left, by what became of them.";
+    metrics.gauges("nsm_adoption_connections", help, "result", move || {
+        let report = read.report();
+        vec![
+            ("baseline", report.baseline),
+            ("recovered", report.recovered),
+            ("closed_by_client", report.closed_by_client),
+            ("lost", report.lost),
+            ("pending", report.pending()),
+        ]
+    });
+    let read = adoption.clone();
+    let help = "Longest time in which one of those may have carried nothing.";
+    metrics.gauge("nsm_adoption_longest_gap_milliseconds", help, move || {
+        u64::try_from(read.report().longest_gap.as_millis()).unwrap_or(u64::MAX)
+    });
+    let read = adoption.clone();
+    let help = "Whether the earlier process said that it stopped and left all in place.";
+    metrics.gauge("nsm_adoption_quiesced", help, move || u64::from(read.report().quiesced));
 }
 
 /// What is asked of the process.

@@ -157,7 +157,7 @@ pub(super) async fn run_with(
     figures::index(&mesh.metrics, &index);
     let monitor = Arc::new(mesh.monitor(&settings.common.name));
     figures::monitor(&mesh.metrics, &monitor);
-    let chain = chain(&mesh, &settings, tunnels, &monitor, index, xconnect);
+    let chain = chain(&mesh, &settings, tunnels, &monitor, index, xconnect.clone());
     let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone())
         .with(mesh.policies.monitor.clone());
     // Before the registration, which passes the socket on.
@@ -170,5 +170,7 @@ pub(super) async fn run_with(
             .add_service(MonitorConnectionServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(mesh.health(SERVICES, registration.registered()))
     };
-    mesh.serve(listeners, router).await
+    mesh.serve(listeners, router).await?;
+    xconnect.quiesce().await;
+    Ok(())
 }

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -56,7 +57,29 @@ pub struct Journal(Arc<Folder>);
 struct Folder {
     path: PathBuf,
     boot_id: String,
+    quiesced: Option<Quiesced>,
 }
+
+/// What a process said when it stopped and left everything in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quiesced {
+    /// How many connections it had.
+    pub connections: usize,
+    /// How long ago that was, when the journal was opened.
+    pub ago: Duration,
+}
+
+/// [`Quiesced`] as it stands in the file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Marker {
+    boot_id: String,
+    connections: usize,
+    /// Milliseconds since the machine was started, by a clock that no jump reaches.
+    at: u64,
+}
+
+/// Name of the marker. It is gone as soon as the next process has read it.
+const MARKER: &str = "quiesced";
 
 /// The journal could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +118,8 @@ impl Journal {
         fs::create_dir_all(&path).map_err(|source| failed("make the folder", &path, source))?;
         let boot_id = "/proc/sys/kernel/random/boot_id";
         let boot_id = fs::read_to_string(boot_id).map_err(|source| failed("read", boot_id, source))?;
-        let folder = Folder { path, boot_id: boot_id.trim().to_owned() };
+        let mut folder = Folder { path, boot_id: boot_id.trim().to_owned(), quiesced: None };
+        folder.quiesced = folder.take_marker();
         let entries = folder.load()?;
         Ok((Self(Arc::new(folder)), entries))
     }
@@ -111,6 +135,16 @@ impl Journal {
     pub async fn remove(&self, id: &ConnectionId) -> Result<(), JournalError> {
         let id = id.clone();
         self.run(move |folder| folder.remove(&id)).await
+    }
+
+    /// What the earlier process said when it stopped; nothing if it was killed.
+    pub fn quiesced(&self) -> Option<&Quiesced> {
+        self.0.quiesced.as_ref()
+    }
+
+    /// Says to the next process that this one stops with so many connections and leaves them in place.
+    pub async fn quiesce(&self, connections: usize) -> Result<(), JournalError> {
+        self.run(move |folder| folder.mark(connections)).await
     }
 
     async fn run(
@@ -148,6 +182,23 @@ impl Entry {
 impl Folder {
     fn file(&self, id: &ConnectionId) -> PathBuf {
         self.path.join(format!("{id}.json"))
+    }
+
+    fn mark(&self, connections: usize) -> Result<(), JournalError> {
+        let path = self.path.join(MARKER);
+        let marker = Marker { boot_id: self.boot_id.clone(), connections, at: since_boot() };
+        let write = || -> io::Result<()> { fs::write(&path, serde_json::to_vec(&marker)?) };
+        write().map_err(|source| failed("write", &path, source))
+    }
+
+    /// Reads it once: it says nothing of the process that reads it.
+    fn take_marker(&self) -> Option<Quiesced> {
+        let path = self.path.join(MARKER);
+        let marker = serde_json::from_slice::<Marker>(&fs::read(&path).ok()?);
+        discard(&path);
+        let marker = marker.ok().filter(|marker| marker.boot_id == self.boot_id)?;
+        let ago = Duration::from_millis(since_boot().saturating_sub(marker.at));
+        Some(Quiesced { connections: marker.connections, ago })
     }
 
     fn put(&self, entry: Entry) -> Result<(), JournalError> {
@@ -201,6 +252,12 @@ impl Folder {
         }
         Some(record.entry)
     }
+}
+
+/// Milliseconds since the machine was started, asleep or not.
+fn since_boot() -> u64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Boottime);
+    u64::try_from(tv_sec * 1000 + tv_nsec / 1_000_000).unwrap_or_default()
 }
 
 fn record(path: &Path) -> io::Result<Record> {

@@ -43,7 +43,7 @@ pub use desired::{Desired, End, Footprint, Link, Neighbour, Place, Role, VxlanLi
 pub use diff::{Conflict, diff, removal};
 pub use facade::{Applied, Dataplane, Error, Removed};
 pub use ids::{BadConnectionId, ConnectionId, ForwarderId, NetnsKey};
-pub use journal::{Entry, Journal, JournalError};
+pub use journal::{Entry, Journal, JournalError, Quiesced};
 pub use memory::Memory;
 pub use netlink::{Counters, Netlink};
 pub use netns::{Namespaces, Netns};

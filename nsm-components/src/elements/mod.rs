@@ -80,5 +80,5 @@ pub use self::{
     updatetoken::UpdateToken,
     vxlan::{Vnis, Vxlan},
     wireguard::{Wireguard, Wireguards},
-    xconnect::{AuditRules, Findings, Xconnect},
+    xconnect::{Adoption, AdoptionReport, AuditRules, Findings, Xconnect},
 };

@@ -5,6 +5,7 @@
 //! look alike. What an earlier process left and nobody asks for again is removed, but not before a
 //! whole life of a token is over; so is what no connection has ([`audit`]).
 
+mod adoption;
 mod audit;
 mod sides;
 mod table;
@@ -18,7 +19,10 @@ use async_trait::async_trait;
 use tokio::sync::RwLock;
 use tracing::{info, warn};
 
-pub use self::audit::{Findings, Rules as AuditRules};
+pub use self::{
+    adoption::{Adoption, Report as AdoptionReport},
+    audit::{Findings, Rules as AuditRules},
+};
 use self::{
     sides::{Half, namespaces, side},
     table::{Standing, Table},
@@ -45,16 +49,18 @@ pub struct Xconnect<K> {
     /// Calls for connections hold it together, the sweep alone: it works outside of their tasks.
     sweeping: Arc<RwLock<()>>,
     findings: Arc<Findings>,
+    adoption: Arc<Adoption>,
     host: NetnsKey,
     wireguards: Wireguards,
 }
 
 impl<K> Clone for Xconnect<K> {
     fn clone(&self) -> Self {
-        let Self { dataplane, journal, known, sweeping, findings, host, wireguards } = self;
+        let Self { dataplane, journal, known, sweeping, findings, adoption, host, wireguards } = self;
         let (dataplane, journal, known) = (dataplane.clone(), journal.clone(), known.clone());
-        let (sweeping, findings, wireguards) = (sweeping.clone(), findings.clone(), wireguards.clone());
-        Self { dataplane, journal, known, sweeping, findings, host: *host, wireguards }
+        let (sweeping, findings) = (sweeping.clone(), findings.clone());
+        let (adoption, wireguards) = (adoption.clone(), wireguards.clone());
+        Self { dataplane, journal, known, sweeping, findings, adoption, host: *host, wireguards }
     }
 }
 
@@ -74,12 +80,13 @@ impl<K: Kernel> Xconnect<K> {
     /// Builds in this data plane and keeps `journal`; `left` is what an earlier process wrote there.
     /// `host` is this process's own network namespace, into which no connection leads.
     pub fn new(dataplane: Dataplane<K>, journal: Journal, left: Vec<Entry>, host: NetnsKey) -> Self {
+        let adoption = Arc::new(Adoption::new(left.len(), journal.quiesced()));
         let known = Table::of(left);
         // Two connections that want one interface: the one that is refreshed keeps it.
         let in_use = known.clone();
         let dataplane = dataplane.with_in_use(move |id| in_use.standing(id) == Some(Standing::Asked));
-        let (findings, wireguards) = (Arc::default(), Wireguards::default());
-        Self { dataplane, journal, known, sweeping: Arc::default(), findings, host, wireguards }
+        let (sweeping, findings, wireguards) = (Arc::default(), Arc::default(), Wireguards::default());
+        Self { dataplane, journal, known, sweeping, findings, adoption, host, wireguards }
     }
 
     /// Encrypted tunnels have these ports and keys.
@@ -99,6 +106,19 @@ impl<K: Kernel> Xconnect<K> {
             Ok(Some(tunnel)) => self.wireguards.found(id.as_str(), &tunnel),
             Ok(None) => {}
             Err(error) => warn!(connection.id = %id, %error, "cannot read the tunnel's key: it gets another"),
+        }
+    }
+
+    /// What became of the connections that an earlier process left.
+    pub fn adoption(&self) -> Arc<Adoption> {
+        self.adoption.clone()
+    }
+
+    /// Leaves a word for the next process: this one stops, and everything is in place.
+    pub async fn quiesce(&self) {
+        match self.journal.quiesce(self.len()).await {
+            Ok(()) => info!(connections = self.len(), "stopping; all links stay"),
+            Err(error) => warn!(%error, "could not leave a word for the next process"),
         }
     }
 
@@ -124,6 +144,7 @@ impl<K: Kernel> Xconnect<K> {
         let _no_sweep = self.sweeping.read().await;
         // Policy routes that are no longer wanted are still there.
         desired.has_policies |= self.known.has_policies(&desired.id);
+        let standing = self.known.standing(&desired.id);
         let before = self.known.ask(desired.footprint());
         let footprint = desired.footprint();
         // Before the kernel has it, so that it is found after a kill in between.
@@ -141,6 +162,9 @@ impl<K: Kernel> Xconnect<K> {
             warn!(%error, "could not remove the links of the old places");
         }
         let done = self.dataplane.ensure_counted(&desired, &namespaces).await;
+        if let Ok((applied, _)) = &done {
+            self.adoption.asked(standing, *applied);
+        }
         if let Ok((applied @ (Applied::Created | Applied::Changed(_)), _)) = &done {
             info!(connection.id = %desired.id, ?applied, "links are up");
         }
@@ -270,7 +294,10 @@ impl<K: Kernel> Element for Xconnect<K> {
 
     async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
         let removed = match ConnectionId::new(request.connection.id.clone()) {
-            Ok(id) => self.remove_now(&id, &request.files).await,
+            Ok(id) => {
+                self.adoption.closed(self.known.standing(&id));
+                self.remove_now(&id, &request.files).await
+            }
             Err(_) => Ok(()),
         };
         next.close(cx, request).await.and(removed)

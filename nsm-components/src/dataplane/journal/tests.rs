@@ -74,3 +74,20 @@ fn a_folder_that_cannot_be_made_is_named() {
     let error = Journal::open("/proc/no/such/folder").unwrap_err();
     assert!(error.to_string().contains("/proc/no/such/folder"), "{error}");
 }
+
+#[tokio::test]
+async fn a_process_that_stops_says_so_to_the_next_one_and_to_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(folder.path()).unwrap();
+    assert_eq!(journal.quiesced(), None);
+    journal.quiesce(3).await.unwrap();
+    let (next, _) = Journal::open(folder.path()).unwrap();
+    let quiesced = next.quiesced().unwrap();
+    assert_eq!(quiesced.connections, 3);
+    assert!(quiesced.ago < Duration::from_mins(1), "{quiesced:?}");
+    // That one is killed.
+    assert_eq!(Journal::open(folder.path()).unwrap().0.quiesced(), None);
+    let marker = r#"{"boot_id":"another","connections":3,"at":0}"#;
+    fs::write(folder.path().join(MARKER), marker).unwrap();
+    assert_eq!(Journal::open(folder.path()).unwrap().0.quiesced(), None, "links do not outlive a boot");
+}

@@ -60,6 +60,8 @@ pub struct Counters {
     pub reads: u64,
     /// Files written under /proc/sys.
     pub sysctls: u64,
+    /// Files there that could not be written, and need not be.
+    pub unavailable: u64,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +70,7 @@ struct Tally {
     write_sends: AtomicU64,
     reads: AtomicU64,
     sysctls: AtomicU64,
+    unavailable: AtomicU64,
 }
 
 // === impl Netlink ===
@@ -91,6 +94,7 @@ impl Netlink {
             write_sends: read(&self.tally.write_sends),
             reads: read(&self.tally.reads),
             sysctls: read(&self.tally.sysctls),
+            unavailable: read(&self.tally.unavailable),
         }
     }
 

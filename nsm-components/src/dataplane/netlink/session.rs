@@ -1,9 +1,14 @@
 //! One call's stay on its thread: which namespace it is in and which sockets it has.
 
-use std::{collections::HashMap, fs, io, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs, io,
+    sync::{Arc, atomic::Ordering},
+};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
+use tracing::warn;
 
 use super::{
     Tally,
@@ -34,6 +39,10 @@ const PING_GROUPS: &str = "0 2147483647";
 pub(super) const NO_WIREGUARD: &str = "this kernel has no WireGuard";
 
 const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
+
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+}
 
 // === impl Session ===
 
@@ -96,7 +105,13 @@ impl Session {
         self.enter(key)?;
         match fs::read_to_string(PING_GROUP_RANGE) {
             Ok(range) if !range.split_whitespace().eq(PING_GROUPS.split(' ')) => {
-                self.write(PING_GROUP_RANGE.into(), PING_GROUPS)
+                match self.write(PING_GROUP_RANGE.into(), PING_GROUPS) {
+                    Err(KernelError::Sysctl { source, .. }) if is_read_only(&source) => {
+                        self.unavailable(PING_GROUP_RANGE);
+                        Ok(())
+                    }
+                    written => written,
+                }
             }
             _ => Ok(()),
         }
@@ -110,6 +125,14 @@ impl Session {
         self.write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", at.name), "0")
     }
 
+    /// What a connection can do without: a container that is not privileged sees these files read-only.
+    fn unavailable(&self, path: &str) {
+        if self.tally.unavailable.fetch_add(1, Ordering::Relaxed) == 0 {
+            warn!(path, "cannot be written here, so pods keep what they have: pings may need rights there");
+        }
+    }
+
+    /// The one place where anything below /proc/sys is written.
     fn write(&mut self, path: String, value: &str) -> Result<(), KernelError> {
         Tally::add(&self.tally.sysctls, 1);
         fs::write(&path, value).map_err(|source| KernelError::Sysctl { path, source })

@@ -150,6 +150,7 @@ impl<K: Kernel> Xconnect<K> {
                 continue;
             }
             info!(connection.id = %id, "left behind and not asked for again: removing");
+            self.adoption.not_asked(self.known.standing(&id));
             if let Err(error) = self.remove(&id, &Files::default()).await {
                 warn!(connection.id = %id, %error, "could not remove what was left behind");
             }

@@ -80,8 +80,16 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let (kernel, endpoint) = (Arc::new(Memory::new()), Arc::new(Endpoint::default()));
-        let folder = tempfile::tempdir().unwrap();
+        Self::start(Arc::new(Memory::new()), tempfile::tempdir().unwrap())
+    }
+
+    /// The next process, over this kernel.
+    fn restart(self, kernel: Arc<Memory>) -> Self {
+        Self::start(kernel, self.folder)
+    }
+
+    fn start(kernel: Arc<Memory>, folder: tempfile::TempDir) -> Self {
+        let endpoint = Arc::new(Endpoint::default());
         let (journal, left) = Journal::open(folder.path()).unwrap();
         let host = NetnsKey { dev: 0, ino: 0 };
         let dataplane = Dataplane::new(kernel.clone());
@@ -95,6 +103,14 @@ impl World {
     }
 
     async fn request(&self) -> Result<Reply> {
+        self.chain.start().request(&Cx::within(Duration::from_secs(5)), Self::asked()).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.chain.start().close(&Cx::within(Duration::from_secs(5)), Self::asked()).await
+    }
+
+    fn asked() -> Request {
         let segments = vec![PathSegment { id: "c1".into(), ..PathSegment::default() }];
         let connection = Connection {
             id: "c1".into(),
@@ -105,9 +121,7 @@ impl World {
         let (file, key) = (OwnedFd::from(fs::File::open("/proc/self/ns/net").unwrap()), here().key());
         let mut files = Files::default();
         files.insert(FileKey { dev: key.dev, ino: key.ino }, Arc::new(file));
-        let cx = Cx::within(Duration::from_secs(5));
-        let request = Request { connection, files, ..Request::default() };
-        self.chain.start().request(&cx, request).await
+        Request { connection, files, ..Request::default() }
     }
 
     /// Everything that there is of connections.
@@ -228,6 +242,55 @@ async fn a_journal_that_cannot_be_written_fails_the_request_and_nothing_remains(
     fs::remove_dir(&temporary).unwrap();
     world.request().await.unwrap();
     assert_eq!(world.traces().len(), 4);
+}
+
+#[tokio::test]
+async fn what_becomes_of_the_connections_that_were_left_is_told_and_adds_up() {
+    let left = async || {
+        let world = World::new();
+        world.request().await.unwrap();
+        assert_eq!(world.xconnect.adoption().report(), AdoptionReport::default());
+        world
+    };
+    let report = |world: &World| {
+        let report = world.xconnect.adoption().report();
+        assert_eq!((report.baseline, report.pending()), (1, 0));
+        let gap = report.longest_gap > Duration::ZERO;
+        ([report.recovered, report.closed_by_client, report.lost], gap, report.quiesced)
+    };
+
+    let world = left().await;
+    world.xconnect.quiesce().await;
+    let kernel = world.kernel.clone();
+    let world = world.restart(kernel);
+    assert_eq!(world.xconnect.adoption().report().pending(), 1);
+    for _ in 0..2 {
+        world.request().await.unwrap();
+        assert_eq!(report(&world), ([1, 0, 0], false, true), "found as it was");
+    }
+    // That one was killed, and somebody took what was on the link.
+    let kernel = world.kernel.clone();
+    kernel.strip(here().key(), "nsm-1");
+    let world = world.restart(kernel);
+    world.request().await.unwrap();
+    assert_eq!(report(&world), ([1, 0, 0], true, false), "found, and made good");
+    // Its links are gone.
+    let world = world.restart(Arc::new(Memory::new()));
+    world.request().await.unwrap();
+    assert_eq!(report(&world), ([0, 0, 1], true, false), "made anew");
+
+    let world = left().await;
+    let kernel = world.kernel.clone();
+    let world = world.restart(kernel);
+    world.close().await.unwrap();
+    assert_eq!(report(&world), ([0, 1, 0], false, false));
+    world.assert_nothing_remains("closed by the client");
+
+    let world = left().await;
+    let kernel = world.kernel.clone();
+    let world = world.restart(kernel);
+    world.xconnect.sweep(true).await;
+    assert_eq!(report(&world), ([0, 0, 1], false, false), "nobody asked in time");
 }
 
 fn footprint(netns: NetnsKey) -> Footprint {
