@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nsm_e2e::{
     interface::Interface,
-    mesh::{Mesh, Who},
+    mesh::{Mesh, Signal, Who},
     monitor::IpMonitor,
     stream::{Report, Stream},
 };
@@ -77,6 +77,29 @@ impl Story {
     pub(crate) fn watch_clients(&self) -> Vec<(Who, IpMonitor)> {
         let watch = |who| (who, IpMonitor::start(self.mesh.pod_of(who).unwrap()).unwrap());
         self.clients().map(watch).into()
+    }
+}
+
+impl Story {
+    /// Ends processes and starts them again beneath a thousand packets a second on each connection.
+    pub(crate) fn loses_nothing_without(mut self, whom: &[Who], signal: Signal) {
+        let before = self.interfaces();
+        let watched = self.watch();
+        let streams = self.clients().map(|client| self.stream(client));
+        streams[0].run_for(Duration::from_millis(200)).unwrap();
+        self.mesh.end(whom, signal).unwrap();
+        streams[0].run_for(Duration::from_millis(500)).unwrap();
+        self.mesh.start_again(whom).unwrap();
+        // What is not refreshed expires one life after the start at the latest.
+        streams[0].run_for(self.mesh.life() + Duration::from_secs(2)).unwrap();
+        for stream in streams {
+            assert_whole(stream);
+        }
+        assert_silent(watched);
+        assert_eq!(self.interfaces(), before);
+        for node in [1, 2] {
+            assert_eq!(self.mesh.journal(node).len(), node, "connections known on node {node}");
+        }
     }
 }
 
