@@ -95,7 +95,7 @@ for try in 1 2 3; do
     -no-reboot -display none -serial stdio -monitor none -nic none \
     -kernel "$kernel/vmlinuz" -initrd "$root.cpio" \
     -append 'console=ttyS0 quiet loglevel=3 oops=panic panic=-1 mitigations=off' < /dev/null |
-    tr -d '\r' > "$root/console" || echo "qemu: the guest did not end within $limit s" >&2
+    sed -u 's/\r//' > "$root/console" || echo "qemu: the guest did not end within $limit s" >&2
   grep -q 'Kernel panic' "$root/console" || break
   echo "qemu: the guest's kernel fell over, try $try of 3" >&2
 done

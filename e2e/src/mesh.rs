@@ -36,11 +36,6 @@ const IPV6_UNDERLAY: &str = "fd00:77::";
 /// Start of the names of folders; the process id and a number follow.
 const FOLDER: &str = "nsm-e2e-";
 
-/// How many times as slow as others this machine is: `NSM_SLOWNESS`, for an emulated one.
-fn slowness() -> u32 {
-    std::env::var("NSM_SLOWNESS").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
-}
-
 /// A process of the mesh. Nodes are 1 and 2; clients and endpoints are counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Who {
@@ -260,7 +255,7 @@ impl Mesh {
             found.name == interface && found.up && found.address.is_some() && found.peer.is_some()
         };
         let look = || interfaces(netns).ok()?.into_iter().find(usable);
-        wait::until(&format!("{who} has the interface {interface}"), START * slowness(), look)
+        wait::until(&format!("{who} has the interface {interface}"), START * wait::slowness(), look)
     }
 
     /// Waits until a process has said this, and answers the line.

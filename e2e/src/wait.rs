@@ -91,6 +91,11 @@ pub fn may_run() -> bool {
     false
 }
 
+/// How many times as slow as others this machine is: `NSM_SLOWNESS`, for an emulated one.
+pub fn slowness() -> u32 {
+    std::env::var("NSM_SLOWNESS").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 /// Whether the kernel has WireGuard; says in one line when not.
 ///
 /// # Panics
