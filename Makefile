@@ -61,7 +61,7 @@ standalone-demo: setup ## The mesh on one host without Kubernetes, killed and st
 	cargo build -p nsm-components --bin nsm $(CARGO_PROFILE)
 	@e2e/standalone-demo.sh
 
-test: setup ## All tiers of tests, or one: TIER=unit|netns|peers|controlplane|cluster|spire; spire only so
+test: setup ## All tiers of tests, or one: TIER=unit|netns|peers|controlplane|cluster|spire|qemu; the last two only so
 	@e2e/test.sh
 
 check: lint ## The inner loop: format, lints and docs as errors, unit tests

@@ -266,7 +266,7 @@ impl Mesh {
             found.name == interface && found.up && found.address.is_some() && found.peer.is_some()
         };
         let look = || interfaces(netns).ok()?.into_iter().find(usable);
-        wait::until(&format!("{who} has the interface {interface}"), START, look)
+        wait::until(&format!("{who} has the interface {interface}"), START * wait::slowness(), look)
     }
 
     /// Waits until a process has said this, and answers the line.

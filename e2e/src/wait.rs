@@ -10,6 +10,8 @@ use std::{
 use anyhow::{Result, anyhow, bail};
 use tokio::time::{Instant as TokioInstant, timeout_at};
 
+use crate::netns::Netns;
+
 /// Pause between two looks, where a look costs little.
 pub const PACE: Duration = Duration::from_millis(20);
 
@@ -85,6 +87,27 @@ pub fn may_run() -> bool {
     let reason = "SKIPPED: needs root to make network namespaces";
     assert!(std::env::var_os("NSM_REQUIRE_ROOT").is_none_or(|set| set != "1"), "{reason}");
     // Past the capture of output, which shows that of failed tests only.
+    let _ = writeln!(std::io::stderr(), "{reason}");
+    false
+}
+
+/// How many times as slow as others this machine is: `NSM_SLOWNESS`, for an emulated one.
+pub fn slowness() -> u32 {
+    std::env::var("NSM_SLOWNESS").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
+/// Whether the kernel has WireGuard; says in one line when not.
+///
+/// # Panics
+///
+/// When it has none and `NSM_REQUIRE_WIREGUARD` is 1: there a skipped test is a failed one.
+pub fn has_wireguard() -> bool {
+    let made = Netns::new("look for WireGuard").and_then(|netns| netns.ip("link add wg type wireguard"));
+    if made.is_ok() {
+        return true;
+    }
+    let reason = "SKIPPED: this kernel has no WireGuard; `make test TIER=qemu` brings one";
+    assert!(std::env::var_os("NSM_REQUIRE_WIREGUARD").is_none_or(|set| set != "1"), "{reason}: {made:?}");
     let _ = writeln!(std::io::stderr(), "{reason}");
     false
 }

@@ -46,7 +46,8 @@ enum Process {
     /// NSM_NAME, NSM_LISTEN_ON (the first tcp:// URL is how other nodes reach it), NSM_REGISTRY_URL,
     /// NSM_NODE_STATE, SPIFFE_ENDPOINT_SOCKET.
     Nsmgr,
-    /// Makes the kernel of a node carry connections. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
+    /// Makes the kernel of a node carry connections. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN, and CAP_NET_RAW to ask how
+    /// large a packet reaches another node.
     ///
     /// NSM_NAME, NSM_LISTEN_ON, NSM_CONNECT_TO, NSM_TUNNEL_IP, NSM_BASE_DIR, SPIFFE_ENDPOINT_SOCKET.
     Forwarder,
