@@ -9,6 +9,9 @@ pub const CONDITION_RECONCILING: &str = "Reconciling";
 /// Condition type: nothing goes on by itself; someone must act as the message says.
 pub const CONDITION_STALLED: &str = "Stalled";
 
+/// Condition type: the admission policies of the installation are in force.
+pub const CONDITION_PROTECTED: &str = "Protected";
+
 /// Condition type: the object is taken as it is; `False` says what must change in it.
 pub const CONDITION_ACCEPTED: &str = "Accepted";
 
@@ -55,6 +58,12 @@ reasons! {
         WaitingForIdle,
         /// Someone undoes what the operator writes: the message names the fields and their managers.
         NonConverging,
+        /// The API server is too old for this operator, which does nothing.
+        UnsupportedServer,
+        /// Admission policies of the installation are not in force: the message names them.
+        PoliciesMissing,
+        /// All admission policies of the installation are in force.
+        PoliciesInForce,
         /// The annotation `operator.networkservicemesh.io/paused` is set: nothing is written.
         Paused,
         /// The annotation `operator.networkservicemesh.io/plan-only` is set: the message tells what would

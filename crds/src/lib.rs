@@ -26,8 +26,8 @@ mod nsmnodestate;
 
 pub use self::{
     conditions::{
-        CONDITION_ACCEPTED, CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED, ConfigReason,
-        EndpointReason, NodeReason, Reason, ServiceReason,
+        CONDITION_ACCEPTED, CONDITION_PROTECTED, CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED,
+        ConfigReason, EndpointReason, NodeReason, Reason, ServiceReason,
     },
     limits::{MAX_ENDPOINTS, MAX_ERROR_CHARS, MAX_SERVICES, MAX_UNHEALTHY},
     manifests::{Manifest, SerializeError, all, manifests},
@@ -39,8 +39,8 @@ pub use self::{
         NetworkServiceEndpointStatus, Payload, ServiceLabels, Workload, WorkloadResources,
     },
     nsmconfig::{
-        Component, ComponentKind, DeletionPolicy, Identity, Images, LogLevel, MeshConnections, NSMConfig,
-        NSMConfigSpec, NSMConfigStatus, PullPolicy,
+        Component, ComponentKind, DeletionPolicy, Forwarder, Identity, Images, LogLevel, MeshConnections,
+        NSMConfig, NSMConfigSpec, NSMConfigStatus, Process, PullPolicy,
     },
     nsmnodestate::{
         ConnectionCounts, ConnectionState, NSMNodeState, NSMNodeStateRoot, NSMNodeStateStatus, NodeEndpoint,

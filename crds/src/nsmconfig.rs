@@ -1,9 +1,12 @@
 //! `NSMConfig`: what the operator installs, and how it fares.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::ConnectionCounts;
 
@@ -39,6 +42,21 @@ pub struct NSMConfigSpec {
     /// Who the processes of the mesh are to each other.
     #[serde(default)]
     pub identity: Identity,
+    /// The registry of services and endpoints.
+    #[serde(default)]
+    pub registry: Process,
+    /// The managers, one a node.
+    #[serde(default)]
+    pub manager: Process,
+    /// The forwarders, one a node and each on nodes of its own.
+    #[serde(default = "forwarders")]
+    #[schemars(length(min = 1, max = 8))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["name".into()]),
+        validation = Rule::new("self.all(a, self.all(b, a.name == b.name || (has(a.nodeSelector) && has(b.nodeSelector) && a.nodeSelector.exists(k, k in b.nodeSelector && a.nodeSelector[k] != b.nodeSelector[k]))))")
+            .message("two forwarders may not share a node: give each a nodeSelector, with another value of the same label")
+    )]
+    pub forwarders: Vec<Forwarder>,
     /// Lowest level that all components log.
     #[serde(default)]
     pub log_level: LogLevel,
@@ -64,6 +82,48 @@ pub enum DeletionPolicy {
     Orphan,
 }
 
+/// What can be said of one process of the mesh.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Process {
+    /// Part of a pod template that is laid over the operator's own, as server-side apply would: lists of
+    /// named items are merged by their names, other lists are replaced, null removes. The API server is
+    /// asked before anything is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub overrides: Option<Value>,
+}
+
+/// Forwarders of some nodes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Forwarder {
+    /// Name of their DaemonSet: forwarder, or one that begins with forwarder-.
+    #[schemars(length(max = 52), regex(pattern = r"^forwarder(-[a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"))]
+    pub name: String,
+    /// Labels of the nodes they run on; all nodes when absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "labels")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Part of a pod template that is laid over the operator's own: see spec.manager.overrides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub overrides: Option<Value>,
+}
+
+fn forwarders() -> Vec<Forwarder> {
+    vec![Forwarder { name: "forwarder".into(), node_selector: BTreeMap::new(), overrides: None }]
+}
+
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+/// Bounded, so that the rule over all forwarders may look into them.
+fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "maxProperties": 8, "additionalProperties": {"type": "string", "maxLength": 63}})
+}
+
 fn namespace() -> String {
     "nsm-system".into()
 }
@@ -78,6 +138,9 @@ impl Default for NSMConfigSpec {
             namespace: namespace(),
             images: Images::default(),
             identity: Identity::default(),
+            registry: Process::default(),
+            manager: Process::default(),
+            forwarders: forwarders(),
             log_level: LogLevel::default(),
             max_token_lifetime: max_token_lifetime(),
             deletion_policy: DeletionPolicy::default(),
@@ -122,7 +185,7 @@ impl PullPolicy {
 }
 
 /// Identities of the mesh: X.509-SVIDs by the built-in authority and an agent on each node.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
     /// SPIFFE trust domain.
@@ -134,6 +197,12 @@ pub struct Identity {
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('720h')").message("must be a duration from 1m to 720h, such as 1h"))]
     pub svid_lifetime: String,
+    /// The authority, which signs.
+    #[serde(default)]
+    pub authority: Process,
+    /// The agents, one a node, which serve identities there.
+    #[serde(default)]
+    pub agent: Process,
 }
 
 fn trust_domain() -> String {
@@ -146,7 +215,12 @@ fn svid_lifetime() -> String {
 
 impl Default for Identity {
     fn default() -> Self {
-        Self { trust_domain: trust_domain(), svid_lifetime: svid_lifetime() }
+        Self {
+            trust_domain: trust_domain(),
+            svid_lifetime: svid_lifetime(),
+            authority: Process::default(),
+            agent: Process::default(),
+        }
     }
 }
 
@@ -189,8 +263,9 @@ pub struct NSMConfigStatus {
     pub observed_generation: Option<i64>,
     /// `Ready`: AllReady, Progressing, ComponentNotReady, NonConverging, ApplyFailed, InvalidConfig,
     /// WaitingForIdle, Deleting. `Reconciling`: UpToDate, Progressing, WaitingForIdle, Deleting, Paused,
-    /// PlanOnly, and the reasons of `Stalled`. `Stalled`: NonConverging, ApplyFailed, InvalidConfig; as
-    /// long as it is `False`, UpToDate.
+    /// PlanOnly, and the reasons of `Stalled`. `Stalled`: NonConverging, ApplyFailed, InvalidConfig,
+    /// UnsupportedServer; as
+    /// long as it is `False`, UpToDate. `Protected`: PoliciesInForce, PoliciesMissing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

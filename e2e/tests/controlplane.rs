@@ -18,8 +18,12 @@ mod election;
 mod endpoints;
 #[path = "controlplane/install.rs"]
 mod install;
+#[path = "controlplane/invalid.rs"]
+mod invalid;
 #[path = "controlplane/outage.rs"]
 mod outage;
+#[path = "controlplane/overrides.rs"]
+mod overrides;
 #[path = "controlplane/removal.rs"]
 mod removal;
 #[path = "controlplane/repair.rs"]

@@ -8,16 +8,19 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
     core::Status,
+    runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use nsm_crds::{NSMConfig, NSMNodeState};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use tracing::warn;
 
 use crate::{
     lease::Fence,
+    metrics::{self, Metrics},
     names,
-    object::{Desired, Key, Kind},
+    object::{Desired, Key},
 };
 
 /// How long one request may take, retries of the client included.
@@ -104,17 +107,67 @@ impl Error {
     }
 }
 
+/// Most characters of an Event's note.
+const MAX_NOTE: usize = 1000;
+
+/// What an Event tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Whether someone should look at it.
+    pub warning: bool,
+    /// Why, as in a condition.
+    pub reason: String,
+    /// The same for people.
+    pub note: String,
+}
+
+/// When the pods of a workload that is deleted end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// Before it is gone.
+    First,
+    /// After it.
+    Later,
+}
+
 /// Writes to the API server, while this operator leads.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
     fence: Fence,
+    metrics: Metrics,
+    recorder: Option<Recorder>,
 }
 
 impl Writer {
     /// A writer with the rights of this client.
-    pub fn new(client: Client, fence: Fence) -> Self {
-        Self { client, fence }
+    pub fn new(client: Client, fence: Fence, metrics: Metrics) -> Self {
+        Self { client, fence, metrics, recorder: None }
+    }
+
+    /// The same, telling of what it does in Events as the operator of this pod.
+    #[must_use]
+    pub fn telling_as(mut self, identity: &str) -> Self {
+        let reporter = Reporter { controller: names::MANAGER.into(), instance: Some(identity.into()) };
+        self.recorder = Some(Recorder::new(self.client.clone(), reporter));
+        self
+    }
+
+    /// Tells of a mesh in an Event, in the operator's own namespace. That it cannot be told changes nothing.
+    pub async fn tell(&self, config: &NSMConfig, namespace: &str, told: &Told) {
+        let Some(recorder) = &self.recorder else { return };
+        let mut about = config.object_ref(&());
+        about.namespace = Some(namespace.into());
+        let event = Event {
+            type_: if told.warning { EventType::Warning } else { EventType::Normal },
+            reason: told.reason.clone(),
+            note: Some(told.note.chars().take(MAX_NOTE).collect()),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        if let Err(error) = self.in_time("Event", recorder.publish(&event, &about)).await {
+            warn!(error = &error as &dyn std::error::Error, "an Event could not be written");
+        }
     }
 
     /// Makes an object that is missing. One that exists after all is left alone: [`Error::Taken`].
@@ -132,16 +185,23 @@ impl Writer {
         self.patch(&desired.key, &desired.body).await
     }
 
+    /// What the API server would make of an object: it is asked, and nothing is written.
+    pub async fn rehearse(&self, desired: &Desired) -> Result<DynamicObject, Error> {
+        let Desired { key, body } = desired;
+        let params = PatchParams::apply(names::MANAGER).force().validation_strict().dry_run();
+        self.in_time(key, self.api(key).patch(&key.name, &params, &Patch::Apply(body))).await
+    }
+
     async fn patch(&self, key: &Key, body: &serde_json::Value) -> Result<DynamicObject, Error> {
         let params = PatchParams::apply(names::MANAGER).force().validation_strict();
         self.in_time(key, self.api(key).patch(&key.name, &params, &Patch::Apply(body))).await
     }
 
-    /// Deletes this very object; one that is gone is as good. A workload goes after its pods.
-    pub async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
+    /// Deletes this very object; one that is gone is as good.
+    pub async fn delete(&self, key: &Key, uid: &str, pods: Pods) -> Result<(), Error> {
         let preconditions = Some(Preconditions { uid: Some(uid.into()), ..Preconditions::default() });
-        let params = match key.kind {
-            Kind::Deployment | Kind::DaemonSet => DeleteParams::foreground(),
+        let params = match pods {
+            Pods::First if key.kind.is_workload() => DeleteParams::foreground(),
             _ => DeleteParams::background(),
         };
         let params = DeleteParams { preconditions, ..params };
@@ -167,7 +227,9 @@ impl Writer {
         });
         let url = K::url_path(&(), object.namespace().as_deref());
         let api = StatusApi { client: self.client.clone(), url };
-        self.in_time(&what, api.apply(&name, &body)).await
+        let written = self.in_time(&what, api.apply(&name, &body)).await?;
+        self.metrics.count(metrics::WRITES, &[("kind", &K::kind(&())), ("reason", "status")]);
+        Ok(written)
     }
 
     /// Makes the owner own a node's report, so that it goes with the mesh; or nobody, so that it stays.

@@ -10,7 +10,7 @@ use std::{
 
 use futures::StreamExt;
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt,
     api::DynamicObject,
     runtime::{
         WatchStreamExt,
@@ -25,6 +25,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tracing::warn;
 
 use crate::{
+    metrics::{self, Metrics},
     names,
     object::{Key, Kind},
 };
@@ -51,8 +52,8 @@ pub enum Change {
     Owned {
         /// Which one.
         key: Key,
-        /// Whether it is gone.
-        deleted: bool,
+        /// The version in which it was deleted, if it is gone.
+        deleted: Option<String>,
     },
 }
 
@@ -91,6 +92,7 @@ impl Stores {
 /// The running watches; dropping them ends them.
 pub struct Watches {
     tasks: JoinSet<()>,
+    metrics: Metrics,
     changes: mpsc::Sender<Change>,
 }
 
@@ -98,9 +100,9 @@ pub struct Watches {
 const QUEUE: usize = 1024;
 
 /// Opens all watches.
-pub fn start(client: &Client) -> (Watches, Stores, mpsc::Receiver<Change>) {
+pub fn start(client: &Client, metrics: &Metrics) -> (Watches, Stores, mpsc::Receiver<Change>) {
     let (changes, receiver) = mpsc::channel(QUEUE);
-    let mut watches = Watches { tasks: JoinSet::new(), changes };
+    let mut watches = Watches { tasks: JoinSet::new(), metrics: metrics.clone(), changes };
     let stores = Stores {
         configs: watches.crd(client, no_managed_fields, |_| Some(Change::Config)),
         nodes: watches.crd(client, no_managed_fields, |_| Some(Change::Node)),
@@ -138,6 +140,7 @@ impl Watches {
             |_| (),
             move |object, deleted| {
                 let (namespace, name) = names_of(object);
+                let deleted = deleted.then(|| object.resource_version().unwrap_or_default());
                 Some(Change::Owned { key: Key { kind, namespace, name }, deleted })
             },
         )
@@ -160,6 +163,7 @@ impl Watches {
         let store = writer.as_reader();
         let changes = self.changes.clone();
         let resource = api.resource_url().to_owned();
+        let metrics = self.metrics.clone();
         self.tasks.spawn(async move {
             let events = watcher(api, config).backoff(Steady::default()).modify(strip).reflect(writer);
             let mut events = std::pin::pin!(events);
@@ -175,6 +179,7 @@ impl Watches {
                     }
                     Ok(Event::InitApply(_)) => None,
                     Err(error) => {
+                        metrics.count(metrics::WATCH_RESTARTS, &[("resource", &resource)]);
                         warn!(%resource, error = &error as &dyn std::error::Error, "a watch failed and is opened again");
                         None
                     }

@@ -1,11 +1,18 @@
 //! The process round the controllers: client, logs, signals.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use kube::{Client, Config};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc::Receiver, watch},
+    task::JoinSet,
     time::timeout,
 };
 use tracing::{info, warn};
@@ -16,7 +23,11 @@ use crate::{
     collect::{self, Change, Stores},
     controllers::{self, Context},
     dereference::Known,
+    health::{self, Health},
     lease::{Candidate, Fence},
+    metrics::Metrics,
+    preflight,
+    server::Server,
     validate::Installation,
 };
 
@@ -37,6 +48,17 @@ pub enum Error {
     Identity {
         /// The name.
         name: String,
+    },
+    /// The address for health and figures cannot be had.
+    #[error(
+        "cannot listen on {address}: set NSM_OPERATOR_LISTEN_ON to an address and port such as [::]:8080"
+    )]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// Signals cannot be caught.
     #[error("signals cannot be caught")]
@@ -79,23 +101,36 @@ pub async fn client(identity: &str) -> Result<Client, Error> {
 }
 
 /// Runs the operator until it is told to stop; what has begun is brought to its end.
-pub async fn run(client: Client, installation: Installation, identity: &str) -> Result<(), Error> {
+pub async fn run(
+    client: Client,
+    installation: Installation,
+    identity: &str,
+    listen_on: &str,
+) -> Result<(), Error> {
     let stop = stop_signal()?;
     info!(version = env!("CARGO_PKG_VERSION"), identity, ?installation, "the operator starts");
-    let (watches, stores, mut changes) = collect::start(&client);
+    let listener = health::listen(listen_on)
+        .await
+        .map_err(|source| Error::Listen { address: listen_on.into(), source })?;
+    let metrics = Metrics::default();
+    let (watches, stores, mut changes) = collect::start(&client, &metrics);
+    let health =
+        Arc::new(Health { stores: stores.clone(), metrics: metrics.clone(), ready: AtomicBool::new(false) });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(health::serve(listener, Arc::clone(&health)));
     if !synced(&stores, stop.clone()).await {
         return Ok(());
     }
+    health.ready.store(true, Ordering::Relaxed);
     info!("all watches are up");
-    let (candidate, fence) = Candidate::new(&client, &installation.namespace, identity);
+    let (candidate, fence) = Candidate::new(&client, &installation.namespace, identity, metrics.clone());
     let (leave, left) = watch::channel(false);
     let candidacy = tokio::spawn(candidate.run(left));
     while stand_by(&fence, &mut changes, stop.clone()).await {
-        let context = Context::new(
-            Known::new(stores.clone()),
-            Writer::new(client.clone(), fence.clone()),
-            installation.clone(),
-        );
+        let Some(server) = looked_at(&client, &fence, stop.clone()).await else { continue };
+        let writer = Writer::new(client.clone(), fence.clone(), metrics.clone()).telling_as(identity);
+        let context =
+            Context::new(Known::new(stores.clone()), writer, installation.clone(), server, metrics.clone());
         lead(context, &fence, &mut changes, stop.clone()).await;
     }
     leave.send_replace(true);
@@ -130,6 +165,15 @@ async fn stand_by(fence: &Fence, changes: &mut Receiver<Change>, mut stop: watch
         _ = stop.wait_for(|stop| *stop) => false,
         () = fence.opened() => true,
         () = idle => false,
+    }
+}
+
+/// Looks at the API server; nothing if this operator does not lead any more before, or has to stop.
+async fn looked_at(client: &Client, fence: &Fence, mut stop: watch::Receiver<bool>) -> Option<Server> {
+    tokio::select! {
+        server = preflight::check(client) => Some(server),
+        () = fence.closed() => None,
+        _ = stop.wait_for(|stop| *stop) => None,
     }
 }
 

@@ -30,7 +30,8 @@ pub struct Written<K, T>(Mutex<HashMap<K, Entry<T>>>);
 struct Entry<T> {
     version: u64,
     at: Instant,
-    value: T,
+    /// Nothing, if the object is gone.
+    value: Option<T>,
 }
 
 impl<K, T> Default for Written<K, T> {
@@ -44,12 +45,20 @@ impl<K: Eq + Hash, T: Clone> Written<K, T> {
     pub fn remember(&self, key: K, version: Option<&str>, value: T) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|_, entry| entry.at.elapsed() < TRUST);
-        entries.insert(key, Entry { version: number(version), at: Instant::now(), value });
+        let version = number(version);
+        // The answer to a write may come after the news that what it made is gone.
+        if entries.get(&key).is_none_or(|entry| entry.version <= version || entry.value.is_some()) {
+            entries.insert(key, Entry { version, at: Instant::now(), value: Some(value) });
+        }
     }
 
-    /// Forgets a write: the object is gone.
-    pub fn forget(&self, key: &K) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    /// Notes that an object is gone, by the version in which it was deleted.
+    pub fn gone(&self, key: K, version: Option<&str>) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = number(version);
+        if entries.get(&key).is_none_or(|entry| entry.version <= version) {
+            entries.insert(key, Entry { version, at: Instant::now(), value: None });
+        }
     }
 
     /// Forgets the writes of some keys that were made before a point in time.
@@ -68,7 +77,7 @@ impl<K: Eq + Hash, T: Clone> Written<K, T> {
     pub fn newer_than(&self, key: &K, version: Option<&str>) -> Option<T> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.get(key)?;
-        (entry.at.elapsed() < TRUST && entry.version > number(version)).then(|| entry.value.clone())
+        if entry.at.elapsed() < TRUST && entry.version > number(version) { entry.value.clone() } else { None }
     }
 }
 
@@ -146,9 +155,9 @@ impl Known {
         }
     }
 
-    /// Notes that an object is gone.
-    pub fn gone(&self, key: &Key) {
-        self.written.forget(key);
+    /// Notes that an object is gone, by the version in which it was deleted.
+    pub fn gone(&self, key: &Key, version: &str) {
+        self.written.gone(key.clone(), Some(version));
     }
 
     /// Notes that all objects of a kind were listed: what was written before and is not among them is
@@ -208,7 +217,11 @@ mod tests {
         assert_eq!(written.newer_than(&"b", None), Some(2));
         written.forget_before(Instant::now(), |key| *key == "b");
         assert_eq!((written.newer_than(&"a", None), written.newer_than(&"b", None)), (Some(1), None));
-        written.forget(&"a");
+        written.gone("a", Some("12"));
         assert_eq!(written.newer_than(&"a", None), None);
+        written.remember("a", Some("11"), 3);
+        assert_eq!(written.newer_than(&"a", None), None, "a late answer brings nothing back");
+        written.remember("a", Some("13"), 4);
+        assert_eq!(written.newer_than(&"a", None), Some(4));
     }
 }

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::{
     election::{DURATION, Decision, Election, RETRY},
+    metrics::{self, Metrics},
     names,
 };
 
@@ -80,14 +81,15 @@ pub struct Candidate {
     api: Api<Lease>,
     election: Election,
     until: watch::Sender<Option<Instant>>,
+    metrics: Metrics,
 }
 
 impl Candidate {
     /// A candidate by this name, and the fence that opens while it leads.
-    pub fn new(client: &Client, namespace: &str, me: &str) -> (Self, Fence) {
+    pub fn new(client: &Client, namespace: &str, me: &str, metrics: Metrics) -> (Self, Fence) {
         let (until, fence) = watch::channel(None);
         let api = Api::namespaced(client.clone(), namespace);
-        (Self { api, election: Election::new(me), until }, Fence(fence))
+        (Self { api, election: Election::new(me), until, metrics }, Fence(fence))
     }
 
     /// Runs until told to leave.
@@ -174,6 +176,8 @@ impl Candidate {
 
     fn publish(&self) {
         let until = self.election.leads_until();
+        let leads = if until.is_some_and(|until| Instant::now() < until) { 1.0 } else { 0.0 };
+        self.metrics.set(metrics::LEADS, &[("name", names::MANAGER)], leads);
         self.until.send_if_modified(|old| std::mem::replace(old, until) != until);
     }
 }

@@ -5,10 +5,14 @@
 //! | [`names`], [`object`] | words that all share: labels, kinds, keys | none |
 //! | [`validate`], [`render`], [`install`] | resources and settings into the objects they mean | none |
 //! | [`compare`], [`plan`], [`convergence`], [`status`] | desired and observed into differences, steps, conditions and sums | none |
+//! | [`server`] | which API servers will do | none |
+//! | [`preflight`] | what is looked at before a leader begins | reads |
 //! | [`dereference`], [`collect`] | what the watches know, and the watches | reads |
 //! | [`election`] | which of several operators leads, from its Lease and a clock | none |
 //! | [`lease`] | the Lease, and the fence before all writes | writes it |
 //! | [`apply`] | the only writer of everything else, behind the fence | writes |
+//! | [`metrics`] | figures | none |
+//! | [`health`] | serves figures and health | listens |
 //! | [`daemon`] | client, logs, signals | process |
 //! | [`controllers`] | which of the above follows which event | by way of the others |
 //!
@@ -25,11 +29,15 @@ pub mod convergence;
 pub mod daemon;
 pub mod dereference;
 pub mod election;
+pub mod health;
 pub mod install;
 pub mod lease;
+pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod plan;
+pub mod preflight;
 pub mod render;
+pub mod server;
 pub mod status;
 pub mod validate;

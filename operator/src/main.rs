@@ -38,6 +38,9 @@ struct Run {
     /// Name of this pod: its identity in the election of the one operator that writes.
     #[arg(long, env = "POD_NAME")]
     identity: String,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    #[arg(long, env = "NSM_OPERATOR_LISTEN_ON", default_value = "[::]:8080")]
+    listen_on: String,
     /// What is logged: a level, or a filter such as `info,nsm_operator=debug`.
     #[arg(long, env = "NSM_LOG_LEVEL", default_value = "info")]
     log_level: String,
@@ -79,7 +82,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
         namespace: options.namespace,
         service_account: options.service_account,
     };
-    daemon::run(daemon::client(&options.identity).await?, installation, &options.identity).await?;
+    let client = daemon::client(&options.identity).await?;
+    daemon::run(client, installation, &options.identity, &options.listen_on).await?;
     Ok(())
 }
 

@@ -88,6 +88,15 @@ pub mod role {
     pub const ROOT_KEY: &str = "nsm-identity-root";
 }
 
+/// Admission policies that are installed with the operator; their bindings have the same names.
+pub mod policy {
+    /// Who writes which `NSMNodeState`.
+    pub const NODE_STATE: &str = "nsm-nodestate-by-its-node";
+
+    /// All of them.
+    pub const ALL: [&str; 1] = [NODE_STATE];
+}
+
 /// Secret with the root key, in the operator's namespace.
 pub const ROOT_SECRET: &str = "nsm-identity-root";
 

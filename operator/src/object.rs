@@ -64,6 +64,11 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// Whether it has pods.
+    pub fn is_workload(self) -> bool {
+        matches!(self, Self::Deployment | Self::DaemonSet)
+    }
+
     /// Kind and group as apply sets list them.
     pub fn group_kind(self) -> String {
         let (group, kind, _) = self.words();
@@ -127,11 +132,21 @@ pub struct Desired {
 impl Desired {
     /// The wanted object with the hash of its body noted in [`names::REVISION`].
     pub fn new(kind: Kind, object: &impl Serialize) -> Result<Self, ObjectError> {
+        Self::changed(kind, object, |_| ())
+    }
+
+    /// The same with a change to its body first.
+    pub fn changed(
+        kind: Kind,
+        object: &impl Serialize,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Self, ObjectError> {
         let mut body = serde_json::to_value(object).map_err(|source| ObjectError {
             kind,
             name: String::new(),
             source,
         })?;
+        change(&mut body);
         prune(&mut body);
         let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
         let key = Key { kind, namespace: text("/metadata/namespace"), name: text("/metadata/name") };

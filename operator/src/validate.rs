@@ -1,13 +1,14 @@
 //! From what users and the installation say to values that can be rendered. No effects.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
-use nsm_crds::{CONFIG_NAME, NSMConfig, NetworkServiceEndpoint, Workload};
+use nsm_crds::{CONFIG_NAME, NSMConfig, NSMConfigSpec, NetworkServiceEndpoint, Workload};
+use serde_json::Value;
 
 use crate::{
-    names,
+    names::{self, component},
     render::{Mesh, Template},
 };
 
@@ -99,8 +100,26 @@ pub fn mesh(config: &NSMConfig, installation: &Installation) -> Result<Mesh, Err
         trust_domain: spec.identity.trust_domain.clone(),
         svid_lifetime: spec.identity.svid_lifetime.clone(),
         max_token_lifetime: spec.max_token_lifetime.clone(),
+        forwarders: spec.forwarders.clone(),
+        overrides: overrides(spec),
         owner: owner(config, "NSMConfig")?,
     })
+}
+
+/// What is laid over pod templates, by the names of the workloads.
+fn overrides(spec: &NSMConfigSpec) -> BTreeMap<String, Value> {
+    let processes = [
+        (component::AUTHORITY, &spec.identity.authority.overrides),
+        (component::AGENT, &spec.identity.agent.overrides),
+        (component::REGISTRY, &spec.registry.overrides),
+        (component::NSMGR, &spec.manager.overrides),
+    ];
+    let forwarders = spec.forwarders.iter().map(|forwarder| (forwarder.name.as_str(), &forwarder.overrides));
+    processes
+        .into_iter()
+        .chain(forwarders)
+        .filter_map(|(name, overrides)| Some((name.to_owned(), overrides.clone()?)))
+        .collect()
 }
 
 /// What annotations of an `NSMConfig` ask of the operator.
@@ -179,8 +198,6 @@ fn owner<K: Resource<DynamicType = ()>>(object: &K, kind: &'static str) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use nsm_crds::NSMConfigSpec;
-
     use super::*;
 
     fn installation() -> Installation {

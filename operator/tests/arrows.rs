@@ -12,10 +12,10 @@ use std::{fs, path::Path};
 
 /// Rows of modules; each may use its own row's row-mates only as said, and all rows above.
 const ROWS: [&[&str]; 5] = [
-    &["names", "object", "election"],
+    &["names", "object", "election", "server", "metrics"],
     &["compare", "render", "status", "install", "validate", "plan", "convergence"],
-    &["apply", "collect", "dereference", "lease"],
-    &["controllers"],
+    &["apply", "collect", "dereference", "lease", "preflight"],
+    &["controllers", "health"],
     &["daemon"],
 ];
 

@@ -45,7 +45,7 @@ fn the_chart_with_its_values_is_the_plain_installation() {
     let mut text =
         read("charts/nsm-operator/templates/crds.yaml").replace("    helm.sh/resource-policy: keep\n", "");
     text = text.replace("\nmetadata:\n  annotations:\n", "\nmetadata:\n");
-    for template in ["rbac", "deployment"] {
+    for template in ["rbac", "policies", "deployment"] {
         text.push_str(&read(&format!("charts/nsm-operator/templates/{template}.yaml")));
     }
     text = text.replace("{{ .Release.Namespace }}", "nsm-operator");
@@ -141,4 +141,47 @@ fn client(pod: &Value) {
     let settings = settings::Nsc::read(&environment).expect("settings of a client");
     assert_eq!(settings.network_services[0].network_service, "icmp-responder");
     assert_eq!(settings.network_services[0].interface.as_deref(), Some("nsm-1"));
+}
+
+#[test]
+fn the_full_sample_shows_every_setting() {
+    let sample = documents(&read("config/samples/nsmconfig-full.yaml")).remove(0);
+    let crds = documents(&install::crds().unwrap());
+    let config = crds.iter().find(|crd| crd["spec"]["names"]["kind"] == "NSMConfig").unwrap();
+    let schema = &config["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    every_field(schema, &sample["spec"], "spec");
+}
+
+fn every_field(schema: &Value, shown: &Value, path: &str) {
+    for (name, below) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        let values = match shown {
+            Value::Array(items) => items.clone(),
+            value => vec![value.clone()],
+        };
+        let shown = values.iter().map(|value| &value[name]).find(|value| !value.is_null());
+        let shown = shown.unwrap_or_else(|| panic!("the sample does not show {path}"));
+        every_field(if below["items"].is_null() { below } else { &below["items"] }, shown, &path);
+    }
+}
+
+#[test]
+fn the_schema_of_the_values_knows_every_value_and_no_other() {
+    let values: Value = serde_saphyr::from_str(&read("charts/nsm-operator/values.yaml")).unwrap();
+    let schema: Value = serde_json::from_str(&read("charts/nsm-operator/values.schema.json")).unwrap();
+    same_fields(&schema, &values, "values");
+}
+
+fn same_fields(schema: &Value, values: &Value, path: &str) {
+    let Some(values) = values.as_object() else { return };
+    assert_eq!(schema["additionalProperties"], false, "{path}");
+    let properties = schema["properties"].as_object().unwrap();
+    let mut known: Vec<_> = properties.keys().filter(|name| *name != "global").collect();
+    let mut given: Vec<_> = values.keys().collect();
+    known.sort();
+    given.sort();
+    assert_eq!(known, given, "{path}");
+    for (name, value) in values {
+        same_fields(&properties[name], value, &format!("{path}.{name}"));
+    }
 }

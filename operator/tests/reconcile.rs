@@ -19,9 +19,11 @@ use nsm_operator::{
     controllers::{self, Context},
     dereference::Known,
     lease::Fence,
+    metrics::Metrics,
     names,
     object::{Desired, Kind},
     render,
+    server::Server,
     validate::{self, Installation},
 };
 use serde_json::{Value, json};
@@ -127,10 +129,16 @@ async fn writes(objects: Vec<Value>) -> Vec<Write> {
         }
     });
     let client = Client::new(service, "default");
-    let (watches, stores, mut changes) = collect::start(&client);
+    let (watches, stores, mut changes) = collect::start(&client, &Metrics::default());
     timeout(DEADLINE, stores.ready()).await.expect("lists in time").expect("stores live");
     let fence = Fence::until(Instant::now() + DEADLINE * 2);
-    let context = Context::new(Known::new(stores), Writer::new(client, fence), installation());
+    let context = Context::new(
+        Known::new(stores),
+        Writer::new(client, fence, Metrics::default()),
+        installation(),
+        Server::default(),
+        Metrics::default(),
+    );
     let (stop, stopped) = watch::channel(false);
     let running =
         tokio::spawn(async move { controllers::run(Arc::new(context), &mut changes, stopped).await });

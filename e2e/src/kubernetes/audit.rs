@@ -56,7 +56,9 @@ struct User {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
+#[serde(rename_all = "camelCase")]
 struct Object {
+    api_group: String,
     resource: String,
     subresource: String,
     namespace: String,
@@ -130,11 +132,11 @@ impl Audit {
 // === impl Requests ===
 
 impl Requests {
-    /// Those that would change something.
+    /// Those that would change something. Events, which only tell of changes, are not among them.
     #[must_use]
     pub fn writes(self) -> Self {
         const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
-        self.filter(|request| WRITES.contains(&request.verb.as_str()))
+        self.filter(|request| WRITES.contains(&request.verb.as_str()) && !request.is_about("events"))
     }
 
     /// Those that were granted.
@@ -176,11 +178,18 @@ impl Requests {
 impl Request {
     /// Verb and object, such as `patch nsmconfigs/status default` or `patch daemonsets nsm-system/nsmgr`.
     pub fn words(&self) -> String {
-        let Object { resource, subresource, namespace, name } = &self.object;
+        let Object { resource, subresource, namespace, name, .. } = &self.object;
         let part = if subresource.is_empty() { String::new() } else { format!("/{subresource}") };
         let place = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
         let refused = if self.code() < 300 { String::new() } else { format!(" ({})", self.code()) };
         format!("{} {resource}{part} {place}{name}{refused}", self.verb)
+    }
+
+    /// Group and kind, such as `apps` and `daemonsets/status`.
+    pub fn about(&self) -> (String, String) {
+        let Object { api_group, resource, subresource, .. } = &self.object;
+        let part = if subresource.is_empty() { String::new() } else { format!("/{subresource}") };
+        (api_group.clone(), format!("{resource}{part}"))
     }
 
     /// Whether it is about objects of this kind.

@@ -41,7 +41,7 @@ impl Operator {
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).arg("run");
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         command.env("KUBECONFIG", account.kubeconfig()).env("NSM_MESH_IMAGE", Self::MESH_IMAGE);
-        command.env("POD_NAME", pod);
+        command.env("POD_NAME", pod).env("NSM_OPERATOR_LISTEN_ON", "127.0.0.1:0");
         command.env("NSM_LOG_LEVEL", "info,nsm_operator=debug");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = spawn(command, &log).context("start the operator")?;

@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Resource, ResourceExt, api::ListParams};
 use nsm_crds::{NSMConfig, NSMNodeState, NetworkServiceEndpoint};
-use nsm_e2e::kubernetes::{Account, eventually};
+use nsm_e2e::kubernetes::eventually;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -23,9 +23,8 @@ use crate::{
 async fn deleting_the_mesh_removes_all_of_it_and_nothing_of_others() {
     let stage = Stage::with_mesh_and_controllers().await.unwrap();
     stage.apply(OTHERS).await.unwrap();
-    let nsmgr = Account::new(&stage.plane, MESH, "nsmgr").await.unwrap().client().await.unwrap();
     for node in ["node1", "node2"] {
-        report(&nsmgr, node, &json!({"connections": {"total": 1, "up": 1, "down": 0}})).await.unwrap();
+        report(&stage, node, &json!({"connections": {"total": 1, "up": 1, "down": 0}})).await.unwrap();
     }
     let nodes: Api<NSMNodeState> = Api::all(stage.client.clone());
     eventually("the mesh to own the reports", async || {
@@ -119,8 +118,7 @@ const ORDER: [&str; 20] = [
 #[tokio::test]
 async fn a_mesh_that_is_in_use_is_removed_when_it_is_idle_if_so_asked() {
     let stage = Stage::with_mesh_and_controllers().await.unwrap();
-    let nsmgr = Account::new(&stage.plane, MESH, "nsmgr").await.unwrap().client().await.unwrap();
-    report(&nsmgr, "node1", &json!({"connections": {"total": 2, "up": 2, "down": 0}})).await.unwrap();
+    report(&stage, "node1", &json!({"connections": {"total": 2, "up": 2, "down": 0}})).await.unwrap();
     stage.apply(&CONFIG.replace("{}", "{deletionPolicy: DeleteWhenIdle}")).await.unwrap();
     stage
         .config("the connections to be counted", |config, _| {
@@ -141,7 +139,7 @@ async fn a_mesh_that_is_in_use_is_removed_when_it_is_idle_if_so_asked() {
         })
         .await
         .unwrap();
-    report(&nsmgr, "node1", &json!({"connections": {"total": 1, "up": 1, "down": 0}})).await.unwrap();
+    report(&stage, "node1", &json!({"connections": {"total": 1, "up": 1, "down": 0}})).await.unwrap();
     stage
         .config("the status to follow", |_, ready| {
             ensure!(ready.message.starts_with("1 connections are open"), "{ready:?}");
@@ -151,7 +149,7 @@ async fn a_mesh_that_is_in_use_is_removed_when_it_is_idle_if_so_asked() {
         .unwrap();
     let written = stage.audit.of(stage.account.user(), mark).await.unwrap().writes();
     written.filter(|request| request.verb == "delete").ensure_none("deleted with connections open").unwrap();
-    report(&nsmgr, "node1", &json!({"connections": {"total": 0, "up": 0, "down": 0}})).await.unwrap();
+    report(&stage, "node1", &json!({"connections": {"total": 0, "up": 0, "down": 0}})).await.unwrap();
     gone::<NSMConfig>(&Api::all(stage.client.clone()), &["default"]).await.unwrap();
     gone::<Namespace>(&Api::all(stage.client.clone()), &[MESH]).await.unwrap();
 }
@@ -163,8 +161,7 @@ async fn a_mesh_that_is_orphaned_runs_on_and_is_taken_over_by_the_next_config() 
     let bank: Api<Deployment> = Api::namespaced(stage.client.clone(), "bank");
     let endpoint =
         eventually("the endpoint's Deployment", async || Ok(bank.get("gateway").await?)).await.unwrap();
-    let nsmgr = Account::new(&stage.plane, MESH, "nsmgr").await.unwrap().client().await.unwrap();
-    report(&nsmgr, "node1", &json!({"connections": {"total": 1, "up": 1, "down": 0}})).await.unwrap();
+    report(&stage, "node1", &json!({"connections": {"total": 1, "up": 1, "down": 0}})).await.unwrap();
     stage.apply(&CONFIG.replace("{}", "{deletionPolicy: Orphan}")).await.unwrap();
     stage.ready().await.unwrap();
     let workloads = workloads(&stage).await.unwrap();

@@ -19,7 +19,12 @@ use serde_json::{Value, json};
 use crate::stage::{MESH, OPERATOR, Stage, condition};
 
 /// A node's report as its nsmgr writes it: the object first, its status then.
-pub(crate) async fn report(client: &Client, node: &str, status: &Value) -> Result<(), kube::Error> {
+pub(crate) async fn report(stage: &Stage, node: &str, status: &Value) -> Result<()> {
+    let nsmgr = Account::on_node(&stage.plane, MESH, "nsmgr", node).await?;
+    Ok(write(&nsmgr.client().await?, node, status).await?)
+}
+
+async fn write(client: &Client, node: &str, status: &Value) -> Result<(), kube::Error> {
     let nodes: Api<NSMNodeState> = Api::all(client.clone());
     let params = PatchParams::apply("nsm-nsmgr").force();
     let object = json!({
@@ -47,12 +52,11 @@ fn node_status(up: i64, down: i64, endpoint: &str) -> Value {
 async fn reports_of_the_nodes_are_summed_up_in_every_status() {
     let stage = Stage::with_mesh().await.unwrap();
     stage.apply(BRANCH).await.unwrap();
-    let nsmgr = Account::new(&stage.plane, MESH, "nsmgr").await.unwrap().client().await.unwrap();
     let services: Api<NetworkService> = Api::namespaced(stage.client.clone(), "branch");
     let endpoints: Api<NetworkServiceEndpoint> = Api::namespaced(stage.client.clone(), "branch");
 
-    report(&nsmgr, "node1", &node_status(2, 1, "gateway-5d9c7b7f4d-abcde")).await.unwrap();
-    report(&nsmgr, "node2", &node_status(4, 0, "gateway-5d9c7b7f4d-fghij")).await.unwrap();
+    report(&stage, "node1", &node_status(2, 1, "gateway-5d9c7b7f4d-abcde")).await.unwrap();
+    report(&stage, "node2", &node_status(4, 0, "gateway-5d9c7b7f4d-fghij")).await.unwrap();
     connections(&stage, [7, 6, 1, 2]).await.unwrap();
     eventually("the sum of the service", async || {
         let status = services.get("finance").await?.status.unwrap_or_default();
@@ -73,7 +77,7 @@ async fn reports_of_the_nodes_are_summed_up_in_every_status() {
     let row = stage.plane.kubectl(&["get", "nsm", "--no-headers"]).unwrap();
     assert_eq!(row.split_whitespace().collect::<Vec<_>>()[..5], ["default", "True", "2", "7", "1"]);
 
-    report(&nsmgr, "node1", &node_status(3, 0, "gateway-5d9c7b7f4d-abcde")).await.unwrap();
+    report(&stage, "node1", &node_status(3, 0, "gateway-5d9c7b7f4d-abcde")).await.unwrap();
     connections(&stage, [7, 7, 0, 2]).await.unwrap();
     eventually("the service without a connection that is down", async || {
         let status = services.get("finance").await?.status.unwrap_or_default();
@@ -98,12 +102,13 @@ async fn reports_of_the_nodes_are_summed_up_in_every_status() {
 #[tokio::test]
 async fn nobody_but_the_nsmgr_reports_and_the_nsmgr_does_nothing_else() {
     let stage = Stage::with_mesh().await.unwrap();
-    let nsmgr = Account::new(&stage.plane, MESH, "nsmgr").await.unwrap().client().await.unwrap();
-    report(&nsmgr, "node1", &node_status(1, 0, "nse")).await.unwrap();
+    let account = Account::on_node(&stage.plane, MESH, "nsmgr", "node1").await.unwrap();
+    let nsmgr = account.client().await.unwrap();
+    report(&stage, "node1", &node_status(1, 0, "nse")).await.unwrap();
     for other in ["forwarder", "registry", "nsm-identity-agent", "nsm-identity-authority"] {
         let client = Account::new(&stage.plane, MESH, other).await.unwrap().client().await.unwrap();
         let node: Api<NSMNodeState> = Api::all(client.clone());
-        forbidden(other, report(&client, "node1", &node_status(9, 9, "nse")).await);
+        forbidden(other, write(&client, "node1", &node_status(9, 9, "nse")).await);
         let (params, status) =
             (PatchParams::default(), Patch::Merge(json!({"status": {"observedInstance": "x"}})));
         forbidden(other, node.patch_status("node1", &params, &status).await);
@@ -130,6 +135,56 @@ async fn nobody_but_the_nsmgr_reports_and_the_nsmgr_does_nothing_else() {
     forbidden("the root key", secrets.get("nsm-identity-root").await);
     let namespaces: Api<Namespace> = Api::all(nsmgr);
     forbidden("namespaces", namespaces.create(&post, &serde_json::from_value(here("a")).unwrap()).await);
+}
+
+#[tokio::test]
+async fn an_nsmgr_reports_of_its_own_node_and_of_no_other() {
+    let stage = Stage::with_mesh().await.unwrap();
+    let status = stage.ready().await.unwrap();
+    let protected = condition(&status.conditions, "Protected").unwrap();
+    assert_eq!((protected.status.as_str(), protected.reason.as_str()), ("True", "PoliciesInForce"));
+    let client = async |account: Account| account.client().await.unwrap();
+    let own = client(Account::on_node(&stage.plane, MESH, "nsmgr", "node1").await.unwrap()).await;
+    let unbound = client(Account::new(&stage.plane, MESH, "nsmgr").await.unwrap()).await;
+    let nothing = json!({});
+    write(&own, "node1", &nothing).await.unwrap();
+    report(&stage, "node2", &nothing).await.unwrap();
+    // Neither the object nor, where it exists, its status.
+    let nodes: Api<NSMNodeState> = Api::all(own.clone());
+    let status = Patch::Merge(json!({"status": {"observedInstance": "x"}}));
+    for refused in [
+        write(&own, "node2", &nothing).await.unwrap_err(),
+        write(&own, "node3", &nothing).await.unwrap_err(),
+        nodes.patch_status("node2", &PatchParams::default(), &status).await.unwrap_err(),
+    ] {
+        let told = refused.to_string();
+        assert!(told.contains("nsmgr of node node1 may not write NSMNodeState node"), "{told}");
+    }
+    let told = write(&unbound, "node1", &nothing).await.unwrap_err().to_string();
+    assert!(told.contains("bound to no node"), "{told}");
+}
+
+#[tokio::test]
+async fn a_missing_policy_is_named() {
+    let mut stage = Stage::with_own_mesh().await.unwrap();
+    stage.stop_operator().await.unwrap();
+    let binding = ["delete", "validatingadmissionpolicybinding", "nsm-nodestate-by-its-node"];
+    stage.plane.kubectl(&binding).unwrap();
+    stage.start_operator().unwrap();
+    let named = "ValidatingAdmissionPolicyBinding nsm-nodestate-by-its-node with the action Deny; apply";
+    stage
+        .config("the policy to be named", |config, ready| {
+            let status = config.status.clone().unwrap_or_default();
+            let protected = condition(&status.conditions, "Protected")?;
+            ensure!(
+                protected.reason == "PoliciesMissing" && protected.message.contains(named),
+                "{protected:?}"
+            );
+            ensure!(ready.status == "True", "{ready:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
 }
 
 #[track_caller]

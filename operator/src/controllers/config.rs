@@ -9,13 +9,14 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{ResourceExt, runtime::controller::Action};
-use nsm_crds::{Component, NSMConfig, NSMConfigStatus};
+use nsm_crds::{CONDITION_READY, Component, ConfigReason, NSMConfig, NSMConfigStatus, Reason};
 
-use super::{Context, Error, object_key, teardown};
+use super::{Context, Error, object_key, rehearsal, teardown};
 use crate::{
-    apply,
+    apply::{self, Pods, Told},
     dereference::Owned,
-    object::{Desired, Key, Kind},
+    metrics,
+    object::{Desired, Key},
     plan::{self, Gate, step},
     render::{self, Mesh, Tier},
     status::{self, ConfigInput, GRACE, Outcome, Rollout},
@@ -42,7 +43,9 @@ async fn run(config: &NSMConfig, context: &Context) -> Result<Action, Error> {
         context.attempts.succeeded(&key);
     }
     let mut components = Vec::new();
-    let made = if config.metadata.deletion_timestamp.is_some() && !directives.paused {
+    let made = if let Some(refusal) = &context.server.refusal {
+        Ok(Outcome::Unsupported(refusal.clone()))
+    } else if config.metadata.deletion_timestamp.is_some() && !directives.paused {
         match teardown::step(config, context).await {
             Ok(None) => return Ok(Action::await_change()),
             Ok(Some(outcome)) => Ok(outcome),
@@ -80,7 +83,10 @@ fn next_look(outcome: &Outcome, written: &Delay, context: &Context) -> Action {
         _ => None,
     };
     let now = Instant::now();
-    let fight = context.breaker().fights(now).map(|(_, look)| look.saturating_duration_since(now));
+    let fights = context.breaker().fights(now);
+    let count = fights.as_ref().map_or(0, |(words, _)| u32::try_from(words.len()).unwrap_or(u32::MAX));
+    context.metrics.set(metrics::FIGHTS, &[], count.into());
+    let fight = fights.map(|(_, look)| look.saturating_duration_since(now));
     match [status, own, fight].into_iter().flatten().min() {
         Some(wait) => Action::requeue(wait.max(Duration::from_millis(10))),
         None => Action::await_change(),
@@ -124,6 +130,10 @@ fn preview(mesh: &Mesh, tiers: &[Tier], context: &Context) -> String {
 fn judge(made: Result<Outcome, Error>, failures: u32) -> (Outcome, Option<Error>) {
     match made {
         Ok(outcome) => (outcome, None),
+        Err(Error::Override { name, message }) => {
+            let words = format!("the overrides of {name} cannot be used: {message}");
+            (Outcome::Invalid(words), Some(Error::Override { name, message }))
+        }
         Err(error) => {
             let permanent = matches!(&error, Error::Apply(error) if error.is_permanent());
             let outcome = if permanent || failures >= PATIENCE {
@@ -152,7 +162,16 @@ fn explain(error: &Error) -> String {
 async fn make(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Result<Option<&'static str>, Error> {
     let mut gate = Gate::default();
     let mut failure = None;
+    let mut rehearsed = false;
     for (tier, desired) in in_order(tiers) {
+        // By now there is the namespace that a rehearsal needs.
+        if desired.key.kind.is_workload()
+            && !std::mem::replace(&mut rehearsed, true)
+            && let Err(error) = rehearsal::all(mesh, tiers, context).await
+        {
+            gate.close(tier);
+            failure.get_or_insert(error);
+        }
         let mut live = context.known.live(&desired.key);
         let todo = step(desired, live.as_ref());
         if gate.allows(&todo) {
@@ -161,14 +180,14 @@ async fn make(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Result<Option<&
                 Ok(written) => live = written,
                 Err(error) => {
                     gate.close(tier);
-                    failure.get_or_insert(error);
+                    failure.get_or_insert(error.into());
                 }
             }
         }
         gate.pass(tier, desired.key.kind, live.as_ref());
     }
     if let Some(error) = failure {
-        return Err(error.into());
+        return Err(error);
     }
     prune(mesh, tiers, context).await?;
     adopt(mesh, context).await?;
@@ -183,7 +202,7 @@ fn in_order(tiers: &[Tier]) -> Vec<(&'static str, &Desired)> {
 /// Deletes what the mesh no longer consists of, last tiers first.
 async fn prune(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Result<(), Error> {
     for object in superfluous(mesh, tiers, context) {
-        context.delete(&object).await?;
+        context.delete(&object, Pods::Later).await?;
     }
     Ok(())
 }
@@ -209,7 +228,7 @@ async fn adopt(mesh: &Mesh, context: &Context) -> Result<(), Error> {
 }
 
 fn observe(tiers: &[Tier], context: &Context) -> Vec<Component> {
-    let workload = |object: &&Desired| matches!(object.key.kind, Kind::Deployment | Kind::DaemonSet);
+    let workload = |object: &&Desired| object.key.kind.is_workload();
     let workloads = tiers.iter().flat_map(|tier| &tier.objects).filter(workload);
     workloads
         .map(|object| Rollout::of(context.known.live(&object.key).as_ref()).component(&object.key))
@@ -239,6 +258,7 @@ async fn write_status(
         outcome,
         components,
         connections: status::mesh(nodes.iter().map(AsRef::as_ref)),
+        unprotected: &context.server.unprotected,
         now: Timestamp::now(),
     });
     if old == Some(&new) {
@@ -251,8 +271,29 @@ async fn write_status(
         return Ok(Delay::Later(COUNTS_EVERY.saturating_sub(age)));
     }
     let written = context.writer.status(config, &new).await?;
+    if let Some(told) = news(old, &new) {
+        context.writer.tell(config, &context.installation.namespace, &told).await;
+    }
     context.configs.remember(name, written.resource_version().as_deref(), new);
     Ok(Delay::None)
+}
+
+/// What is worth an Event: that Ready has another reason than before.
+fn news(old: Option<&NSMConfigStatus>, new: &NSMConfigStatus) -> Option<Told> {
+    let ready = |status: &NSMConfigStatus| {
+        status.conditions.iter().find(|condition| condition.type_ == CONDITION_READY).cloned()
+    };
+    let now = ready(new)?;
+    let before = old.and_then(ready);
+    let same = before.is_some_and(|before| before.reason == now.reason && before.status == now.status);
+    let calm = [
+        ConfigReason::AllReady,
+        ConfigReason::Progressing,
+        ConfigReason::Deleting,
+        ConfigReason::WaitingForIdle,
+    ];
+    let warning = !calm.iter().any(|reason| reason.as_str() == now.reason);
+    (!same).then_some(Told { warning, reason: now.reason, note: now.message })
 }
 
 fn only_counts_differ(old: &NSMConfigStatus, new: &NSMConfigStatus) -> bool {

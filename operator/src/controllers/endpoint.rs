@@ -9,7 +9,7 @@ use nsm_crds::{DeletionPolicy, NetworkServiceEndpoint};
 
 use super::{Context, Error, object_key, teardown};
 use crate::{
-    apply,
+    apply::{self, Pods},
     object::{Desired, Key, Kind},
     plan::{Step, step},
     render::{self, Mesh},
@@ -29,7 +29,7 @@ async fn run(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<Act
         return Ok(Action::await_change());
     }
     if endpoint.spec.workload.is_none() {
-        remove(endpoint, context).await?;
+        remove(endpoint, Pods::Later, context).await?;
         return Ok(Action::await_change());
     }
     let (accepted, failure) = match make(endpoint, context).await {
@@ -90,7 +90,9 @@ async fn without_mesh(endpoint: &NetworkServiceEndpoint, context: &Context) -> R
             "the mesh runs without its NSMConfig, and this endpoint as it is: apply an NSMConfig named default".into(),
         ));
     }
-    remove(endpoint, context).await?;
+    // What removes the mesh waits for this, so that endpoints end while it still works.
+    let pods = if context.known.config().is_some() { Pods::First } else { Pods::Later };
+    remove(endpoint, pods, context).await?;
     Ok(Accepted::NoMesh("there is no mesh: apply an NSMConfig named default".into()))
 }
 
@@ -113,14 +115,17 @@ async fn apply(desired: &Desired, mesh: &Mesh, context: &Context) -> Result<Acce
 /// What is left to do for the forwarders. They come last: once they are as wanted, so is all that
 /// an endpoint needs.
 fn forwarders(mesh: &Mesh, context: &Context) -> Result<Step, Error> {
-    let forwarders = render::forwarders(mesh)?;
-    Ok(step(&forwarders, context.known.live(&forwarders.key).as_ref()))
+    let todo = |desired: &Desired| step(desired, context.known.live(&desired.key).as_ref());
+    let steps: Vec<_> = render::forwarders(mesh)?.iter().map(todo).collect();
+    let next = |wanted: fn(&Step) -> bool| steps.iter().find(|step| wanted(step)).cloned();
+    let create = next(|step| *step == Step::Create);
+    Ok(create.or_else(|| next(|step| *step == Step::Change)).unwrap_or(Step::Nothing))
 }
 
 /// Removes what was made for the template.
-async fn remove(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<(), Error> {
+async fn remove(endpoint: &NetworkServiceEndpoint, pods: Pods, context: &Context) -> Result<(), Error> {
     for object in context.known.controlled_by(&endpoint.uid().unwrap_or_default()) {
-        context.delete(&object).await?;
+        context.delete(&object, pods).await?;
     }
     Ok(())
 }

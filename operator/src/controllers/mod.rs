@@ -4,6 +4,7 @@
 mod attempts;
 mod config;
 mod endpoint;
+mod rehearsal;
 mod service;
 mod teardown;
 
@@ -31,14 +32,16 @@ use serde_json::Value;
 use tokio::sync::{mpsc::Receiver, watch};
 use tracing::{info, warn};
 
-use self::attempts::Attempts;
+use self::{attempts::Attempts, rehearsal::Rehearsals};
 use crate::{
-    apply::{self, Writer},
+    apply::{self, Pods, Writer},
     collect::Change,
     convergence::Breaker,
     dereference::{Known, Owned, Written},
+    metrics::{self, Metrics},
     object::{Desired, Kind, ObjectError},
     plan::Step,
+    server::Server,
     validate::Installation,
 };
 
@@ -48,6 +51,14 @@ pub enum Error {
     /// A write failed.
     #[error(transparent)]
     Apply(#[from] apply::Error),
+    /// What is to be laid over a pod template cannot be.
+    #[error("the overrides of {name} cannot be used: {message}")]
+    Override {
+        /// Name of the workload.
+        name: String,
+        /// Why, in the API server's words.
+        message: String,
+    },
     /// An object could not be made from the settings.
     #[error(transparent)]
     Render(#[from] ObjectError),
@@ -58,8 +69,11 @@ pub struct Context {
     known: Known,
     writer: Writer,
     installation: Installation,
+    server: Server,
+    metrics: Metrics,
     attempts: Attempts,
     breaker: Mutex<Breaker>,
+    rehearsals: Rehearsals,
     marked: Written<String, ()>,
     deleted: Written<String, ()>,
     configs: Written<String, NSMConfigStatus>,
@@ -69,13 +83,22 @@ pub struct Context {
 
 impl Context {
     /// Nothing has been tried or written yet.
-    pub fn new(known: Known, writer: Writer, installation: Installation) -> Self {
+    pub fn new(
+        known: Known,
+        writer: Writer,
+        installation: Installation,
+        server: Server,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             known,
             writer,
             installation,
+            server,
+            metrics,
             attempts: Attempts::default(),
             breaker: Mutex::default(),
+            rehearsals: Rehearsals::default(),
             marked: Written::default(),
             deleted: Written::default(),
             configs: Written::default(),
@@ -95,6 +118,7 @@ impl Context {
         if step.is_repair() {
             let words = || step.words(&desired.key, live);
             if self.breaker().may_repair(&desired.key, Instant::now(), words).is_err() {
+                self.metrics.count(metrics::HELD, &[("kind", desired.key.kind.name())]);
                 return Ok(None);
             }
         }
@@ -105,22 +129,23 @@ impl Context {
         if step.is_repair() {
             self.breaker().repaired(&desired.key, Instant::now());
         }
-        let difference = match step {
-            Step::PutBack(difference) => difference.to_string(),
-            _ => String::new(),
+        let (reason, difference) = match step {
+            Step::PutBack(difference) => ("drift", difference.to_string()),
+            _ => ("spec", String::new()),
         };
+        self.metrics.count(metrics::WRITES, &[("kind", desired.key.kind.name()), ("reason", reason)]);
         info!(object = %desired.key, step = step.word(), difference, "wrote an object");
         self.known.wrote(&desired.key, &written);
         Ok(self.known.live(&desired.key))
     }
 
     /// Deletes an object, once.
-    async fn delete(&self, object: &Owned) -> Result<(), apply::Error> {
+    async fn delete(&self, object: &Owned, pods: Pods) -> Result<(), apply::Error> {
         let Owned { key, uid, leaving, .. } = object;
         if *leaving || self.deleted.age(uid).is_some() {
             return Ok(());
         }
-        self.writer.delete(key, uid).await?;
+        self.writer.delete(key, uid, pods).await?;
         self.deleted.remember(uid.clone(), None, ());
         info!(object = %key, "deleted an object");
         Ok(())
@@ -196,8 +221,8 @@ impl Queues {
                 send(&mut self.endpoints, ObjectRef::new(&name).within(&namespace)).await
             }
             Change::Owned { key, deleted } => {
-                if deleted {
-                    context.known.gone(&key);
+                if let Some(version) = deleted {
+                    context.known.gone(&key, &version);
                 }
                 // By its name, which is its template's: labels are what may have been edited.
                 let template = ObjectRef::new(&key.name).within(&key.namespace);
@@ -257,6 +282,7 @@ async fn drive<K>(
     let queue = stream::StreamExt::boxed(queue);
     let retry =
         |object: Arc<K>, error: &Error, context: Arc<Context>| retry(&object_key(&*object), error, &context);
+    let reconcile = move |object: Arc<K>, context: Arc<Context>| measured(reconcile, object, context).boxed();
     applier(reconcile, retry, context, store, queue, settings)
         .for_each(|result| async move {
             // The reconcilers' own errors are logged where the retry is decided.
@@ -265,6 +291,24 @@ async fn drive<K>(
             }
         })
         .await;
+}
+
+async fn measured<K: Resource<DynamicType = ()>>(
+    reconcile: Reconcile<K>,
+    object: Arc<K>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    let kind = K::kind(&()).to_lowercase();
+    let begun = Instant::now();
+    let result = reconcile(object, Arc::clone(&context)).await;
+    let controller = ("controller", kind.as_str());
+    context.metrics.took(&[controller], begun.elapsed());
+    let word = if result.is_ok() { "success" } else { "error" };
+    context.metrics.count(metrics::RECONCILES, &[controller, ("result", word)]);
+    if result.is_err() {
+        context.metrics.count(metrics::RECONCILE_ERRORS, &[controller]);
+    }
+    result
 }
 
 fn retry(key: &str, error: &Error, context: &Context) -> Action {

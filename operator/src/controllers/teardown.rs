@@ -11,6 +11,7 @@ use tracing::info;
 
 use super::{Context, Error};
 use crate::{
+    apply::Pods,
     dereference::Owned,
     names::FINALIZER,
     plan, render,
@@ -49,7 +50,7 @@ pub(super) async fn step(config: &NSMConfig, context: &Context) -> Result<Option
     let mut now: Vec<_> = owned.iter().filter(|object| plan::teardown_order(&object.key) == turn).collect();
     now.sort_by_key(|object| &object.key);
     for object in &now {
-        context.delete(object).await?;
+        context.delete(object, Pods::First).await?;
     }
     let names: Vec<_> = now.iter().map(|object| object.key.to_string()).collect();
     Ok(Some(Outcome::Deleting(format!("waits for the end of {}", names.join(", ")))))

@@ -1,7 +1,10 @@
 //! The generated files under `charts/`: one installation for `kubectl apply`, and the same objects
 //! as templates of a Helm chart.
 
-use super::{Error, Options, documents, manifests, rbac, workload};
+use nsm_crds::PullPolicy;
+use serde_json::json;
+
+use super::{Error, Options, documents, manifests, policies, rbac, workload};
 
 /// A generated file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,13 +35,40 @@ pub fn files() -> Result<Vec<File>, Error> {
     Ok(vec![
         // Exactly what `nsm-operator manifests` prints.
         File { path: "install.yaml", text: manifests(&Options::default())? },
+        File { path: "nsm-operator/values.schema.json", text: schema()? },
         file("nsm-operator/templates/crds.yaml", kept(&super::crds()?)),
         file("nsm-operator/templates/rbac.yaml", templated(&documents(&rbac::objects(&options)?)?)),
+        file("nsm-operator/templates/policies.yaml", templated(&documents(&policies::objects(&options)?)?)),
         file(
             "nsm-operator/templates/deployment.yaml",
             templated(&documents(&[workload::deployment(&options)?])?),
         ),
     ])
+}
+
+/// What values the chart takes; Helm refuses others.
+fn schema() -> Result<String, Error> {
+    let image = json!({"type": "string", "minLength": 1, "maxLength": 512});
+    let policies = [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never].map(PullPolicy::as_str);
+    let schema = json!({
+        "$schema": "https://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            // Helm gives it to every chart.
+            "global": {"type": "object"},
+            "image": {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["operator", "mesh", "pullPolicy"],
+                "properties": {"operator": image, "mesh": image, "pullPolicy": {"enum": policies}},
+            },
+            "meshNamespace": {"type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"},
+        },
+        "required": ["image", "meshNamespace"],
+    });
+    let text = serde_json::to_string_pretty(&schema).map_err(|error| Error::Yaml(error.into()))?;
+    Ok(format!("{text}\n"))
 }
 
 /// The text with Helm's expressions instead of their stand-ins, longest first, since one may
@@ -49,6 +79,7 @@ fn templated(text: &str) -> String {
     values.iter().fold(text.to_owned(), |text, (stand_in, expression)| {
         text.replace(&format!(": {stand_in}\n"), &format!(": {expression:?}\n"))
             .replace(&format!("- {stand_in}\n"), &format!("- {expression:?}\n"))
+            .replace(&format!(":{stand_in}:"), &format!(":{expression}:"))
     })
 }
 

@@ -2,6 +2,7 @@
 //! effects; `cargo run -p nsm-operator --example generate` writes the files, a test compares them.
 
 mod files;
+mod policies;
 mod rbac;
 mod workload;
 
@@ -63,9 +64,10 @@ pub fn manifests(options: &Options) -> Result<String, Error> {
     Ok(format!("{namespace}{}{rest}", crds()?))
 }
 
-/// Accounts, rights and the Deployment.
+/// Accounts, rights, policies and the Deployment.
 fn objects(options: &Options) -> Result<Vec<Value>, Error> {
     let mut objects = rbac::objects(options)?;
+    objects.extend(policies::objects(options)?);
     objects.push(workload::deployment(options)?);
     Ok(objects)
 }

@@ -12,7 +12,7 @@ use nsm_crds::{MESH_GROUP, OPERATOR_GROUP};
 use serde_json::Value;
 
 use super::{Error, Options, value};
-use crate::names::{BUNDLE_CONFIG_MAP, MANAGER, PART_OF, PRODUCT, ROOT_SECRET, role};
+use crate::names::{BUNDLE_CONFIG_MAP, MANAGER, PART_OF, PRODUCT, ROOT_SECRET, policy, role};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 const READ: [&str; 2] = ["list", "watch"];
@@ -97,6 +97,12 @@ fn operator(options: &Options) -> Vec<PolicyRule> {
         rule("apps", &["daemonsets", "deployments"], &READ, &[]),
         rule(RBAC, &["rolebindings", "clusterrolebindings"], &READ, &[]),
         rule("", &["namespaces"], &["create", "patch", "delete"], &[&options.mesh_namespace]),
+        rule(
+            "admissionregistration.k8s.io",
+            &["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
+            &["get"],
+            &policy::ALL,
+        ),
         rule(RBAC, &["rolebindings"], &["create", "patch"], &[role::OPERANDS]),
         rule(RBAC, &["clusterrolebindings"], &["create", "patch", "delete"], &[role::NSMGR, role::AUTHORITY]),
         rule(
@@ -108,9 +114,10 @@ fn operator(options: &Options) -> Vec<PolicyRule> {
     ]
 }
 
-/// In its own namespace: elects its leader, and lets the authority at the root key.
+/// In its own namespace: elects its leader, tells of what it does, and lets the authority at the root key.
 fn operator_at_home() -> Vec<PolicyRule> {
     vec![
+        rule("events.k8s.io", &["events"], &["create", "patch"], &[]),
         rule("coordination.k8s.io", &["leases"], &["create"], &[]),
         rule("coordination.k8s.io", &["leases"], &["list", "watch", "update"], &[MANAGER]),
         rule(RBAC, &["rolebindings"], &["create", "patch", "delete"], &[role::ROOT_KEY]),

@@ -21,6 +21,9 @@ pub(super) fn deployment(options: &Options) -> Result<Value, Error> {
             field("POD_NAMESPACE", "metadata.namespace"),
             field("POD_SERVICE_ACCOUNT", "spec.serviceAccountName"),
         ],
+        "ports": [{"name": "metrics", "containerPort": 8080}],
+        "livenessProbe": {"httpGet": {"path": "/livez", "port": "metrics"}, "periodSeconds": 10},
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "metrics"}, "periodSeconds": 2},
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
         "securityContext": {
             "allowPrivilegeEscalation": false,

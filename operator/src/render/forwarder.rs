@@ -1,8 +1,9 @@
-//! The forwarder: one a node, on the node's network. It is privileged: it makes links in the
+//! The forwarder: one a node, whichever DaemonSet it comes from, on the node's network. It is privileged: it makes links in the
 //! network namespaces of pods, which it finds in `/run/netns`.
 
 use k8s_openapi::api::core::v1::{SecurityContext, Volume, VolumeMount};
 use nsm_components::{api::names as wire, settings::vars};
+use nsm_crds::Forwarder;
 
 use super::{
     Mesh,
@@ -15,8 +16,9 @@ use crate::{
 
 const NETNS_DIR: &str = "/run/netns";
 
-/// The forwarders of all nodes.
-pub(super) fn daemon_set(mesh: &Mesh) -> Result<Desired, ObjectError> {
+/// The forwarders of some nodes.
+pub(super) fn daemon_set(mesh: &Mesh, forwarder: &Forwarder) -> Result<Desired, ObjectError> {
+    let name = &forwarder.name;
     let mut env = pod::member_env(mesh);
     env.extend([
         pod::field(NODE_IP, "status.hostIP"),
@@ -43,8 +45,9 @@ pub(super) fn daemon_set(mesh: &Mesh) -> Result<Desired, ObjectError> {
             ..Default::default()
         },
     };
-    let pod = pod::on_every_node(process.pod(mesh));
-    Desired::new(Kind::DaemonSet, &pod::daemon_set(mesh, component::FORWARDER, pod))
+    let mut pod = pod::on_every_node(process.pod(mesh));
+    pod.node_selector = (!forwarder.node_selector.is_empty()).then(|| forwarder.node_selector.clone());
+    mesh.workload(Kind::DaemonSet, name, &pod::daemon_set(mesh, name, pod))
 }
 
 /// The named network namespaces of the node, also those made after the forwarder's start.

@@ -48,7 +48,7 @@ pub(super) fn authority(mesh: &Mesh) -> Result<Desired, ObjectError> {
     // It asks the API server about tokens and pods, and keeps the root key there.
     pod.automount_service_account_token = Some(true);
     pod.priority_class_name = Some("system-cluster-critical".into());
-    Desired::new(Kind::Deployment, &pod::deployment(mesh, component::AUTHORITY, pod))
+    mesh.workload(Kind::Deployment, component::AUTHORITY, &pod::deployment(mesh, component::AUTHORITY, pod))
 }
 
 /// Serves identities to the pods of its node; it sees their processes to know who asks.
@@ -71,7 +71,7 @@ pub(super) fn agent(mesh: &Mesh) -> Result<Desired, ObjectError> {
     let mut pod = pod::on_every_node(process.pod(mesh));
     pod.host_pid = Some(true);
     pod.automount_service_account_token = Some(true);
-    Desired::new(Kind::DaemonSet, &pod::daemon_set(mesh, component::AGENT, pod))
+    mesh.workload(Kind::DaemonSet, component::AGENT, &pod::daemon_set(mesh, component::AGENT, pod))
 }
 
 /// A token that is good for the authority and for nobody else.

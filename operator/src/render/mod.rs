@@ -9,6 +9,7 @@ mod endpoint;
 mod forwarder;
 mod identity;
 mod nsmgr;
+mod overrides;
 mod pod;
 mod quantity;
 mod registry;
@@ -19,7 +20,9 @@ use k8s_openapi::{
     api::core::v1::Namespace,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use nsm_crds::{LogLevel, PullPolicy, Workload};
+use nsm_crds::{Forwarder, LogLevel, PullPolicy, Workload};
+use serde::Serialize;
+use serde_json::Value;
 
 pub use self::endpoint::endpoint;
 use crate::{
@@ -48,6 +51,10 @@ pub struct Mesh {
     pub svid_lifetime: String,
     /// Longest life of a token.
     pub max_token_lifetime: String,
+    /// The forwarders, by their nodes.
+    pub forwarders: Vec<Forwarder>,
+    /// What is laid over pod templates, by the name of the workload.
+    pub overrides: BTreeMap<String, Value>,
     /// Owner of all objects.
     pub owner: OwnerReference,
 }
@@ -85,13 +92,13 @@ pub fn mesh(mesh: &Mesh) -> Result<Vec<Tier>, ObjectError> {
         tier("identity agents", vec![identity::agent(mesh)?]),
         tier("registry", vec![registry::deployment(mesh)?]),
         tier("managers", vec![nsmgr::daemon_set(mesh)?]),
-        tier("forwarders", vec![forwarders(mesh)?]),
+        tier("forwarders", forwarders(mesh)?),
     ])
 }
 
 /// The forwarders: the last of the mesh.
-pub fn forwarders(mesh: &Mesh) -> Result<Desired, ObjectError> {
-    forwarder::daemon_set(mesh)
+pub fn forwarders(mesh: &Mesh) -> Result<Vec<Desired>, ObjectError> {
+    mesh.forwarders.iter().map(|forwarder| forwarder::daemon_set(mesh, forwarder)).collect()
 }
 
 /// What marks the `NSMConfig` as the parent of the apply set that its mesh is.
@@ -141,6 +148,16 @@ impl Mesh {
             owner_references: Some(vec![self.owner.clone()]),
             ..Default::default()
         }
+    }
+
+    /// A workload with what is laid over its pod template.
+    fn workload(&self, kind: Kind, name: &str, object: &impl Serialize) -> Result<Desired, ObjectError> {
+        let Some(part) = self.overrides.get(name) else { return Desired::new(kind, object) };
+        Desired::changed(kind, object, |body| {
+            if let Some(template) = body.pointer_mut("/spec/template") {
+                overrides::lay_over(template, part);
+            }
+        })
     }
 
     /// Name of the trust bundle's ConfigMap as processes read it.

@@ -39,5 +39,5 @@ pub(super) fn daemon_set(mesh: &Mesh) -> Result<Desired, ObjectError> {
     let mut pod = pod::on_every_node(process.pod(mesh));
     // It reports into the NSMNodeState of its node.
     pod.automount_service_account_token = Some(true);
-    Desired::new(Kind::DaemonSet, &pod::daemon_set(mesh, component::NSMGR, pod))
+    mesh.workload(Kind::DaemonSet, component::NSMGR, &pod::daemon_set(mesh, component::NSMGR, pod))
 }

@@ -53,5 +53,5 @@ pub(super) fn deployment(mesh: &Mesh) -> Result<Desired, ObjectError> {
     };
     let mut pod = process.pod(mesh);
     pod.priority_class_name = Some("system-cluster-critical".into());
-    Desired::new(Kind::Deployment, &pod::deployment(mesh, component::REGISTRY, pod))
+    mesh.workload(Kind::Deployment, component::REGISTRY, &pod::deployment(mesh, component::REGISTRY, pod))
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use nsm_crds::{
-    CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED, Component, ConfigReason, MeshConnections,
-    NSMConfigStatus,
+    CONDITION_PROTECTED, CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED, Component, ConfigReason,
+    MeshConnections, NSMConfigStatus,
 };
 
 use super::conditions::{Verdict, conditions};
@@ -21,6 +21,8 @@ pub enum Outcome {
     Invalid(String),
     /// The API server refused.
     Failed(String),
+    /// The API server is none that is supported.
+    Unsupported(String),
     /// The rest waits for this tier.
     Waiting(&'static str),
     /// Everything is as wanted.
@@ -52,6 +54,8 @@ pub struct ConfigInput<'a> {
     pub components: &'a [Component],
     /// Sum over all nodes.
     pub connections: MeshConnections,
+    /// Admission policies that are not in force.
+    pub unprotected: &'a [String],
     /// Now.
     pub now: Timestamp,
 }
@@ -63,7 +67,7 @@ pub fn config(input: &ConfigInput<'_>) -> NSMConfigStatus {
         observed_generation: input.generation,
         conditions: conditions(
             old,
-            vec![ready(input), reconciling(input), stalled(input)],
+            vec![ready(input), reconciling(input), stalled(input), protected(input)],
             input.generation,
             input.now,
         ),
@@ -78,6 +82,7 @@ fn ready(input: &ConfigInput<'_>) -> Verdict {
     match input.outcome {
         Outcome::Invalid(message) => no(ConfigReason::InvalidConfig, message.clone()),
         Outcome::Failed(message) => no(ConfigReason::ApplyFailed, message.clone()),
+        Outcome::Unsupported(message) => no(ConfigReason::UnsupportedServer, message.clone()),
         Outcome::NonConverging(words) => no(ConfigReason::NonConverging, undone(words)),
         Outcome::WaitingForIdle(count) => no(ConfigReason::WaitingForIdle, busy(*count)),
         Outcome::Deleting(waits) => no(ConfigReason::Deleting, waits.clone()),
@@ -177,6 +182,7 @@ fn halt(outcome: &Outcome) -> Option<(ConfigReason, String)> {
     match outcome {
         Outcome::Invalid(message) => Some((ConfigReason::InvalidConfig, message.clone())),
         Outcome::Failed(message) => Some((ConfigReason::ApplyFailed, message.clone())),
+        Outcome::Unsupported(message) => Some((ConfigReason::UnsupportedServer, message.clone())),
         Outcome::NonConverging(words) => Some((ConfigReason::NonConverging, undone(words))),
         Outcome::Waiting(_)
         | Outcome::WaitingForIdle(_)
@@ -185,6 +191,18 @@ fn halt(outcome: &Outcome) -> Option<(ConfigReason, String)> {
         | Outcome::Planned(_)
         | Outcome::Deleting(_) => None,
     }
+}
+
+fn protected(input: &ConfigInput<'_>) -> Verdict {
+    if input.unprotected.is_empty() {
+        let message = "the admission policies are in force";
+        return Verdict::new(CONDITION_PROTECTED, true, ConfigReason::PoliciesInForce, message);
+    }
+    let message = format!(
+        "missing: {}; apply the operator's installation again, and restart the operator",
+        input.unprotected.join(", ")
+    );
+    Verdict::new(CONDITION_PROTECTED, false, ConfigReason::PoliciesMissing, message)
 }
 
 fn stalled(input: &ConfigInput<'_>) -> Verdict {
@@ -223,6 +241,7 @@ mod tests {
             outcome,
             components: &[component(message)],
             connections: MeshConnections::default(),
+            unprotected: &[],
             now: Timestamp::from_second(second).unwrap(),
         })
     }
