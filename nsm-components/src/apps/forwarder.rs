@@ -89,7 +89,7 @@ fn chain(
         Arc::new(
             Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.policies.server.clone()),
         ),
-        Arc::new(mesh.session(Chain::new(inner), Policy::Expire)),
+        Arc::new(mesh.session(Chain::new(inner), Policy::Expire).passing_on()),
     ])
 }
 

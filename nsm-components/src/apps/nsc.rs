@@ -15,7 +15,7 @@ use crate::{
     chain::{Backoff, Chain, Cx, Element, Next, Policy, Reply, Request},
     elements::{
         AuthorizeClient, ClientInfo, Connect, DnsConfigs, DnsContextClient, ExcludedPrefixesClient, Heal,
-        KernelClient, Recovery, UpdatePath, UsedPrefixes,
+        KernelClient, Liveness, LivenessClient, Pace, Recovery, UpdatePath, UsedPrefixes,
     },
     settings::{Nsc, NsmUrl},
 };
@@ -34,6 +34,14 @@ struct Client {
     chain: Chain,
     limit: Duration,
     _heal: Arc<AbortOnDropHandle<()>>,
+}
+
+/// What all connections of the process have in common.
+#[derive(Default)]
+struct Shared {
+    used: UsedPrefixes,
+    dns: DnsConfigs,
+    liveness: Option<Liveness>,
 }
 
 /// Sends everything to the node's nsmgr.
@@ -61,7 +69,7 @@ impl Client {
     fn new(
         mesh: &Mesh,
         settings: &Nsc,
-        (used, dns): (&UsedPrefixes, &DnsConfigs),
+        shared: &Shared,
         number: usize,
         wanted: NsmUrl,
     ) -> Result<Self, Error> {
@@ -70,22 +78,25 @@ impl Client {
         let group = settings.awareness_groups.iter().position(|group| group.contains(&wanted));
         let kernel = KernelClient::new(wanted.interface.clone());
         let kernel = kernel.map_err(|source| Error::Kernel { what: "the network namespace", source })?;
-        let inner = Chain::new([
+        let mut inner = vec![
             Arc::new(ClientInfo::new(settings.common.client_info.clone())) as Arc<dyn Element>,
             // Before those that look at addresses: it brings what there was.
             Arc::new(Recovery::new(mesh.channels.clone(), nsmgr.clone(), mesh.token_life)),
             Arc::new(kernel),
-            Arc::new(DnsContextClient::new(dns.clone())),
-            Arc::new(ExcludedPrefixesClient::new(used.clone(), group)),
+            Arc::new(DnsContextClient::new(shared.dns.clone())),
+            Arc::new(ExcludedPrefixesClient::new(shared.used.clone(), group)),
             Arc::new(ToNsmgr(nsmgr.clone())),
             Arc::new(
                 AuthorizeClient::new(mesh.clock.clone(), mesh.channels.clone())
                     .with(mesh.policies.client.clone()),
             ),
             Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
-        ]);
+        ];
+        if let Some(liveness) = &shared.liveness {
+            inner.insert(0, Arc::new(LivenessClient::new(liveness.clone())));
+        }
         let policy = Policy::Refresh(settings.request_timeout);
-        let session = Arc::new(mesh.session(inner, policy));
+        let session = Arc::new(mesh.session(Chain::new(inner), policy));
         let heal = Heal {
             session: session.clone(),
             channels: mesh.channels.clone(),
@@ -93,6 +104,7 @@ impl Client {
             name: settings.common.name.clone(),
             id: id.clone(),
             token_life: mesh.token_life,
+            liveness: shared.liveness.clone(),
         };
         Ok(Self {
             id,
@@ -155,13 +167,16 @@ impl Client {
 pub async fn run(settings: Nsc, stop: CancellationToken) -> Result<(), Error> {
     let mesh = Mesh::start(&settings.common, stop.clone()).await?;
     let wanted = settings.network_services.iter().cloned().enumerate();
-    let (used, dns) = (UsedPrefixes::default(), DnsConfigs::default());
+    let pace = settings.liveness.map(|(interval, timeout)| Pace { interval, timeout });
+    let shared = Shared { liveness: pace.map(Liveness::new), ..Shared::default() };
+    let watching = shared.liveness.clone().zip(pace).map(|(liveness, pace)| liveness.run(pace));
+    let _watching = watching.map(|watching| AbortOnDropHandle::new(tokio::spawn(watching)));
     let clients: Result<Vec<_>, Error> =
-        wanted.map(|(number, wanted)| Client::new(&mesh, &settings, (&used, &dns), number, wanted)).collect();
+        wanted.map(|(number, wanted)| Client::new(&mesh, &settings, &shared, number, wanted)).collect();
     let clients = clients?;
     let local_dns = settings.local_dns.map(|address| LocalDns::new(address, RESOLV_CONF.into()));
-    let local_dns =
-        local_dns.map(|local| AbortOnDropHandle::new(tokio::spawn(local.run(dns.subscribe(), stop.clone()))));
+    let local_dns = local_dns
+        .map(|local| AbortOnDropHandle::new(tokio::spawn(local.run(shared.dns.subscribe(), stop.clone()))));
     let connecting = clients.iter().map(|client| client.connect(&stop));
     let connections = futures::future::join_all(connecting).await;
     // Healthy means connected: what waits for this program may use its interfaces.

@@ -15,5 +15,5 @@ pub use self::{
     element::{Caller, Chain, Cx, Element, Link, Memory, Next, Remembered, Reply, Request},
     error::{Error, Kind, Result},
     registry::{Entry, Event, Events, Query, RegistryChain, RegistryCx, RegistryElement, RegistryNext},
-    session::{Policy, Session, SessionCounts, Suspended},
+    session::{Cure, Policy, Session, SessionCounts, Suspended},
 };

@@ -48,6 +48,21 @@ pub enum Policy {
     Refresh(Duration),
 }
 
+/// What may be done about a connection that is not as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cure {
+    /// Ask again: the way may be broken, or a process on it wants to be asked (`REFRESH_REQUESTED`).
+    Ask,
+    /// Ask anew, at any endpoint: it was closed on the way.
+    AskAnew,
+    /// Ask again, since packets do not pass; an endpoint that is gone then is left at once.
+    Repair,
+    /// Ask for another endpoint: packets do not pass.
+    Leave,
+    /// Packets pass again: an endpoint that was to be left is kept.
+    Stay,
+}
+
 /// What sessions did so far. Several may share it.
 #[derive(Debug, Default)]
 pub struct SessionCounts {
@@ -75,6 +90,7 @@ pub struct Session {
     tasks: Arc<Mutex<HashMap<String, Task>>>,
     counts: Arc<SessionCounts>,
     suspended: Option<Suspended>,
+    passes_on: bool,
 }
 
 struct Task {
@@ -94,7 +110,7 @@ enum Event {
     Close(Box<Asked<()>>),
     /// Something says that the connection needs to be asked for again.
     Heal {
-        anew: bool,
+        cure: Cure,
         told: Instant,
     },
     /// This process has a reason of its own to close the connection.
@@ -106,13 +122,28 @@ enum Event {
 impl Session {
     /// A session around the rest of a chain.
     pub fn new(chain: Chain, policy: Policy, clock: Clock) -> Self {
-        Self { chain, policy, clock, tasks: Arc::default(), counts: Arc::default(), suspended: None }
+        Self {
+            chain,
+            policy,
+            clock,
+            tasks: Arc::default(),
+            counts: Arc::default(),
+            suspended: None,
+            passes_on: false,
+        }
     }
 
     /// The same, but no connection's life is over before the moment that is told here.
     #[must_use]
     pub fn suspended_by(self, suspended: Suspended) -> Self {
         Self { suspended: Some(suspended), ..self }
+    }
+
+    /// The same for a process between client and endpoint: who asks it for another endpoint keeps what there
+    /// is until that one has answered. `connect` ends the old way then.
+    #[must_use]
+    pub fn passing_on(self) -> Self {
+        Self { passes_on: true, ..self }
     }
 
     /// The same, counting what it does here.
@@ -131,21 +162,11 @@ impl Session {
         self.len() == 0
     }
 
-    /// Asks again for all connections now: the way to their endpoints may be broken, or a process on
-    /// it wants to be asked (`REFRESH_REQUESTED`).
-    pub fn heal(&self) {
-        self.tell(false);
-    }
-
-    /// Asks for all connections anew now, at any endpoint: they were closed on the way.
-    pub fn reselect(&self) {
-        self.tell(true);
-    }
-
-    fn tell(&self, anew: bool) {
+    /// Does this about all connections.
+    pub fn cure(&self, cure: Cure) {
         for task in self.tasks.lock().values() {
             // A full queue has a Request in it, which heals as well.
-            let _ = task.events.try_send(Event::Heal { anew, told: Instant::now() });
+            let _ = task.events.try_send(Event::Heal { cure, told: Instant::now() });
         }
     }
 

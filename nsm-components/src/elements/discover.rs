@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::{Index, Usable};
@@ -28,9 +29,11 @@ impl Discover {
         Self { index, turns: Mutex::default() }
     }
 
-    /// Endpoints that will do, in the order to try them. A connection that has one keeps it.
+    /// Endpoints that will do, in the order to try them. A connection that has one keeps it; who asks for
+    /// any endpoint gets the one it had last of all.
     fn candidates<'a>(
         &self,
+        cx: &Cx,
         connection: &Connection,
         found: &'a Usable,
     ) -> Result<Vec<&'a NetworkServiceEndpoint>> {
@@ -63,6 +66,10 @@ impl Discover {
         };
         let first = turn % fit.len();
         fit.rotate_left(first);
+        let before = cx.memory.with(|memory| memory.next.as_ref().map(|(_, answered)| answered.clone()));
+        fit.sort_by_key(|endpoint| {
+            before.as_ref().is_some_and(|before| before.network_service_endpoint_name == endpoint.name)
+        });
         Ok(fit)
     }
 }
@@ -75,17 +82,20 @@ impl Element for Discover {
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
         let found = self.index.find(&request.connection.network_service, cx.deadline).await?;
-        let candidates = self.candidates(&request.connection, &found)?;
+        let candidates = self.candidates(cx, &request.connection, &found)?;
         let mut refusals = Vec::new();
         let mut last = Kind::Unavailable;
-        for candidate in candidates {
+        for (number, candidate) in candidates.iter().enumerate() {
             let Some((_, address)) = found.endpoint(&candidate.name) else { continue };
             let mut request = request.clone();
             request.connection.network_service_endpoint_name.clone_from(&candidate.name);
             if let Some(service) = found.service() {
                 request.connection.payload.clone_from(&service.payload);
             }
-            let cx = Cx { next_hop: Some(address.clone()), ..cx.clone() };
+            // One that hangs leaves time for the next.
+            let deadline =
+                if number + 1 == candidates.len() { cx.deadline } else { Instant::now() + cx.left() / 2 };
+            let cx = Cx { deadline, next_hop: Some(address.clone()), ..cx.clone() };
             match next.request(&cx, request).await {
                 Ok(reply) => return Ok(reply),
                 Err(error) => {

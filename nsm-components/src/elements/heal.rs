@@ -1,23 +1,25 @@
 //! `heal` and `upstreamrefresh`: notices that the next process went away, and asks again when it is
-//! back; that the connection is down or that somebody on the way wants to be asked, and asks; and
-//! that it was closed on the way, and asks anew (protocol §4.3, spec heal).
+//! back; that the connection is down or that somebody on the way wants to be asked, and asks; that it
+//! was closed on the way, and asks anew; and that packets do not pass, and asks for another endpoint
+//! (protocol §4.3, dataplane §10.2).
 //!
-//! Unless it was closed, the Request that follows is the same as before: it finds the path in itself
+//! As long as packets pass, the Request that follows is the same as before: it finds the path in itself
 //! and the links in the kernel, so packets never notice.
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::watch;
 use tonic::Streaming;
 use tracing::{debug, info};
 
-use super::watch::watch;
+use super::{Data, Liveness, watch::watch as watch_peer};
 use crate::{
     api::{
         Connection, PathSegment,
         connection::{ConnectionEvent, ConnectionEventType, State},
         peer::Address,
     },
-    chain::{Backoff, Session},
+    chain::{Backoff, Cure, Session},
     transport::Channels,
 };
 
@@ -38,19 +40,28 @@ pub struct Heal {
     pub id: String,
     /// Longest life of a token.
     pub token_life: Duration,
+    /// Whether packets pass, if that is looked at.
+    pub liveness: Option<Liveness>,
 }
 
-/// What an event of the next process asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cure {
-    Ask,
-    AskAnew,
+/// Upstream's table: what is done when the processes on the way, or packets, say that something is wrong. Where
+/// packets are only in doubt it is tried to repair first, which also asks for another endpoint if this one is
+/// gone.
+fn decide(control_is_up: bool, data: Data) -> Option<Cure> {
+    match (control_is_up, data) {
+        (true, Data::Up | Data::Unknown) => None,
+        (false, Data::Up | Data::Unknown) => Some(Cure::Ask),
+        (_, Data::Doubtful) => Some(Cure::Repair),
+        (_, Data::Down) => Some(Cure::Leave),
+    }
 }
 
-fn cure(kind: ConnectionEventType, connection: &Connection) -> Option<Cure> {
+/// What an event of the next process asks for while this is known of the packets.
+fn cure(kind: ConnectionEventType, connection: &Connection, data: Data) -> Option<Cure> {
     match (kind, connection.state()) {
         (ConnectionEventType::Delete, _) => Some(Cure::AskAnew),
-        (ConnectionEventType::Update, State::Down | State::RefreshRequested) => Some(Cure::Ask),
+        (ConnectionEventType::Update, State::Down) => decide(false, data),
+        (ConnectionEventType::Update, State::RefreshRequested) => Some(Cure::Ask),
         // What there is at first: a lost stream was answered with a Request already.
         _ => None,
     }
@@ -59,18 +70,28 @@ fn cure(kind: ConnectionEventType, connection: &Connection) -> Option<Cure> {
 impl Heal {
     /// Watches until dropped.
     pub async fn run(self) {
+        // Without liveness nothing ever becomes known.
+        let (unknown, _) = watch::channel(Data::Unknown);
+        let data =
+            self.liveness.as_ref().map_or_else(|| unknown.subscribe(), |known| known.subscribe(&self.id));
+        tokio::join!(self.watch_control(data.clone()), self.watch_data(data));
+    }
+
+    /// Follows what the processes on the way say.
+    async fn watch_control(&self, data: watch::Receiver<Data>) {
         let (mut pauses, mut lost) = (Backoff::new(RETRY.0, RETRY.1), false);
         loop {
             let own = PathSegment { name: self.name.clone(), id: self.id.clone(), ..PathSegment::default() };
-            match watch(&self.channels, &self.address, self.token_life, own).await {
+            match watch_peer(&self.channels, &self.address, self.token_life, own).await {
                 Ok(events) => {
-                    if lost {
+                    if let Some(cure) = decide(false, *data.borrow()).filter(|_| lost) {
                         info!(address = %self.address, connection.id = %self.id, "reached again: asking anew");
-                        self.session.heal();
+                        self.session.cure(cure);
                     }
                     pauses.reset();
-                    self.follow(events).await;
+                    self.follow(events, &data).await;
                     lost = true;
+                    self.doubt();
                 }
                 Err(error) => debug!(address = %self.address, %error, "cannot watch"),
             }
@@ -79,17 +100,39 @@ impl Heal {
     }
 
     /// Until the stream ends.
-    async fn follow(&self, mut events: Streaming<ConnectionEvent>) {
+    async fn follow(&self, mut events: Streaming<ConnectionEvent>, data: &watch::Receiver<Data>) {
         while let Ok(Some(event)) = events.message().await {
             let is_own = |connection: &&Connection| connection.origin_id() == self.id;
             for connection in event.connections.values().filter(is_own) {
-                match cure(event.r#type(), connection) {
-                    Some(Cure::Ask) => self.session.heal(),
-                    Some(Cure::AskAnew) => self.session.reselect(),
-                    None => {}
+                let Some(cure) = cure(event.r#type(), connection, *data.borrow()) else { continue };
+                self.session.cure(cure);
+                if connection.state() == State::Down {
+                    self.doubt();
                 }
             }
         }
+    }
+
+    /// Has it looked at whether packets pass.
+    fn doubt(&self) {
+        self.liveness.as_ref().inspect(|liveness| liveness.doubt(&self.id));
+    }
+
+    /// Follows whether packets pass.
+    async fn watch_data(&self, mut data: watch::Receiver<Data>) {
+        let mut before = Data::Unknown;
+        while data.changed().await.is_ok() {
+            let now = *data.borrow_and_update();
+            let passes_again = now == Data::Up && matches!(before, Data::Doubtful | Data::Down);
+            let cure = if passes_again { Some(Cure::Stay) } else { decide(true, now) };
+            if let Some(cure) = cure {
+                info!(connection.id = %self.id, data = ?now, ?cure, "packets");
+                self.session.cure(cure);
+            }
+            before = now;
+        }
+        // The end of the process.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -101,10 +144,27 @@ mod tests {
     fn each_event_has_its_cure() {
         use ConnectionEventType::{Delete, InitialStateTransfer, Update};
         let state = |state: State| Connection { state: state.into(), ..Connection::default() };
-        assert_eq!(cure(Update, &state(State::Up)), None);
-        assert_eq!(cure(Update, &state(State::Down)), Some(Cure::Ask));
-        assert_eq!(cure(Update, &state(State::RefreshRequested)), Some(Cure::Ask));
-        assert_eq!(cure(Delete, &state(State::Up)), Some(Cure::AskAnew));
-        assert_eq!(cure(InitialStateTransfer, &state(State::Down)), None);
+        let cure = |kind, it| cure(kind, &state(it), Data::Up);
+        assert_eq!(cure(Update, State::Up), None);
+        assert_eq!(cure(Update, State::Down), Some(Cure::Ask));
+        assert_eq!(cure(Update, State::RefreshRequested), Some(Cure::Ask));
+        assert_eq!(cure(Delete, State::Up), Some(Cure::AskAnew));
+        assert_eq!(cure(InitialStateTransfer, State::Down), None);
+    }
+
+    #[test]
+    fn what_is_done_follows_upstreams_table() {
+        for (control, data, cure) in [
+            ("up", Data::Up, None),
+            ("up", Data::Unknown, None),
+            ("up", Data::Doubtful, Some(Cure::Repair)),
+            ("up", Data::Down, Some(Cure::Leave)),
+            ("down", Data::Up, Some(Cure::Ask)),
+            ("down", Data::Unknown, Some(Cure::Ask)),
+            ("down", Data::Doubtful, Some(Cure::Repair)),
+            ("down", Data::Down, Some(Cure::Leave)),
+        ] {
+            assert_eq!(decide(control == "up", data), cure, "control plane {control}, packets {data:?}");
+        }
     }
 }

@@ -16,6 +16,7 @@ mod grpc;
 mod heal;
 mod index;
 mod kernel;
+mod liveness;
 mod localforwarders;
 mod mechanisms;
 mod mechanismtranslation;
@@ -57,6 +58,7 @@ pub use self::{
     heal::Heal,
     index::{Found, Index, Usable, Watched},
     kernel::{KernelClient, KernelServer},
+    liveness::{Data, Liveness, LivenessClient, Pace},
     localforwarders::LocalEntries,
     mechanisms::Mechanisms,
     mechanismtranslation::MechanismTranslation,

@@ -1,5 +1,7 @@
 //! What a process says of settings that it cannot use.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 
 use super::{reader::parse_groups, *};
@@ -20,6 +22,24 @@ fn every_bad_setting_is_named_with_its_value_and_what_is_allowed() {
     for part in ["NSM_DIAL_TIMEOUT=\"soon\"", "200ms", "NSM_CONNECT_TO=\"ftp://x\"", "NSM_NETWORK_SERVICES"] {
         assert!(errors.contains(part), "{part} in {errors}");
     }
+}
+
+#[test]
+fn liveness_has_upstreams_names_and_loses_a_packet_before_it_loses_patience() {
+    let read = |of: &[(&str, &str)]| {
+        let common = [
+            (vars::SPIFFE_ENDPOINT_SOCKET, "unix:///run/agent.sock"),
+            (vars::NSM_NETWORK_SERVICES, "kernel://finance"),
+        ];
+        Nsc::read(&vars(&[&common, of].concat())).map(|settings| settings.liveness)
+    };
+    let (interval, timeout, enabled) =
+        ("NSM_LIVENESS_CHECK_INTERVAL", "NSM_LIVENESS_CHECK_TIMEOUT", "NSM_LIVENESS_CHECK_ENABLED");
+    let millis = |interval, timeout| Some((Duration::from_millis(interval), Duration::from_millis(timeout)));
+    assert_eq!(read(&[]).unwrap(), millis(200, 1000));
+    assert_eq!(read(&[(interval, "1200ms"), (timeout, "400ms")]).unwrap(), millis(100, 400));
+    assert_eq!(read(&[(enabled, "false")]).unwrap(), None);
+    assert!(read(&[(timeout, "5ms")]).unwrap_err().to_string().contains("10ms"));
 }
 
 #[test]

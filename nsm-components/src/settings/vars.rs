@@ -77,6 +77,12 @@ names! {
     NSM_LOCAL_DNS_SERVER_ENABLED,
     /// Where it does: an IP address and a port.
     NSM_LOCAL_DNS_SERVER_ADDRESS,
+    /// Whether a client looks at whether packets pass, and asks for another endpoint if they do not.
+    NSM_LIVENESS_CHECK_ENABLED,
+    /// How often it does.
+    NSM_LIVENESS_CHECK_INTERVAL,
+    /// How long nothing may come that should.
+    NSM_LIVENESS_CHECK_TIMEOUT,
     /// Network services of a client that may share addresses: `[url,url],[url]`.
     NSM_AWARENESS_GROUPS,
     /// Whether an endpoint registers its network services too.

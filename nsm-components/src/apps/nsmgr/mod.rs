@@ -111,7 +111,7 @@ fn chain(
         Arc::new(DiscoverForwarder::new(index.clone(), local, &settings.forwarder_service)),
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life)),
     ]);
-    let session = Arc::new(mesh.session(inner, Policy::Expire));
+    let session = Arc::new(mesh.session(inner, Policy::Expire).passing_on());
     let chain = Chain::new([
         mesh.admit(),
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),

@@ -18,6 +18,8 @@ struct Probe {
     missing: Mutex<Option<String>>,
     /// The process of the endpoint of this name does not answer.
     dead: Mutex<Option<String>>,
+    /// The way to the endpoint of this name is cut.
+    hidden: Mutex<Option<String>>,
     /// The endpoint of the last Request that succeeded.
     last: Mutex<Option<String>>,
     /// The endpoint of the last Close.
@@ -51,6 +53,9 @@ impl Element for Arc<Probe> {
         }
         if self.dead.lock().as_ref() == Some(&connection.network_service_endpoint_name) {
             return Err(Error::new(Kind::Gone, "nobody listens"));
+        }
+        if self.hidden.lock().as_ref() == Some(&connection.network_service_endpoint_name) {
+            return Err(Error::new(Kind::Unavailable, "no way"));
         }
         if connection.network_service_endpoint_name.is_empty() {
             assert!(connection.context.is_none(), "an endpoint gets what another one granted");
@@ -221,6 +226,64 @@ async fn a_request_for_another_endpoint_ends_what_is_known_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_between_client_and_endpoint_keeps_what_is_known_while_it_asks_for_another_endpoint() {
+    let probe = Arc::new(Probe::default());
+    let inner = Chain::new([Arc::new(probe.clone()) as Arc<dyn Element>]);
+    let session = Arc::new(Session::new(inner, Policy::Expire, Arc::new(SystemClock)).passing_on());
+    let chain = Chain::new([session.clone() as Arc<dyn Element>]);
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    probe.failing.store(1, Ordering::SeqCst);
+    chain.start().request(&cx(), reselect("a")).await.unwrap_err();
+    assert_eq!((probe.closes.load(Ordering::SeqCst), session.len()), (0, 1), "the old way may still carry");
+    chain.start().request(&cx(), reselect("a")).await.unwrap();
+    assert_eq!(probe.closes.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_packets_do_not_pass_is_left_at_once_and_kept_if_they_pass_again() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    let last = || probe.last.lock().clone().unwrap();
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    let first = last();
+    let tell = async |cure| {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        session.cure(cure);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    tell(Cure::Repair).await;
+    assert_eq!((last(), probe.requests.load(Ordering::SeqCst)), (first.clone(), 2), "it is repaired");
+    *probe.dead.lock() = Some(first.clone());
+    tell(Cure::Repair).await;
+    let second = last();
+    assert_ne!(second, first, "nothing is waited for once its process is gone");
+    tell(Cure::Leave).await;
+    let third = last();
+    assert_ne!(third, second);
+    probe.failing.store(1, Ordering::SeqCst);
+    tell(Cure::Leave).await;
+    tell(Cure::Stay).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(last(), third, "its packets pass again before another one was found");
+    let asked = probe.requests.load(Ordering::SeqCst);
+    tell(Cure::Stay).await;
+    assert_eq!(probe.requests.load(Ordering::SeqCst), asked, "nothing was wrong");
+    assert_eq!(probe.closes.load(Ordering::SeqCst), 0, "nothing is ended first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_cannot_be_refreshed_for_half_its_life_is_left_before_it_ends() {
+    let (probe, chain, _session) = session(Policy::Refresh(Duration::from_secs(5)));
+    chain.start().request(&cx(), request("a")).await.unwrap();
+    let first = probe.last.lock().clone().unwrap();
+    *probe.hidden.lock() = Some(first.clone());
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert_eq!(probe.last.lock().as_ref(), Some(&first), "it may come back");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_ne!(probe.last.lock().as_ref(), Some(&first));
+    assert_eq!(probe.closes.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_close_ends_what_is_known_not_what_the_caller_says() {
     let (probe, chain, _) = session(Policy::Expire);
     let reply = chain.start().request(&cx(), request("a")).await.unwrap();
@@ -238,12 +301,12 @@ async fn what_was_closed_on_the_way_is_asked_for_anew_and_until_that_succeeds() 
     let first = chain.start().request(&cx(), request("a")).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     probe.failing.store(2, Ordering::SeqCst);
-    session.reselect();
+    session.cure(Cure::AskAnew);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let second = probe.last.lock().clone().unwrap();
     assert_ne!(second, endpoint(&first));
     // The close of the old one is told late: that of the new one it is not.
-    session.reselect();
+    session.cure(Cure::AskAnew);
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_ne!(probe.last.lock().clone().unwrap(), endpoint(&first));
 }
@@ -253,7 +316,7 @@ async fn a_close_told_right_after_an_answer_is_that_of_the_connection_before() {
     let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
     let reply = chain.start().request(&cx(), request("a")).await.unwrap();
     tokio::time::sleep(SETTLED_AFTER / 2).await;
-    session.reselect();
+    session.cure(Cure::AskAnew);
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(probe.requests.load(Ordering::SeqCst), 2, "it is asked for, to be sure");
     assert_eq!(*probe.last.lock(), Some(reply.connection.network_service_endpoint_name));
@@ -265,7 +328,7 @@ async fn many_calls_to_heal_are_one_request() {
     chain.start().request(&cx(), request("a")).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     for _ in 0..10 {
-        session.heal();
+        session.cure(Cure::Ask);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(probe.requests.load(Ordering::SeqCst), 2);
@@ -276,7 +339,7 @@ async fn a_caller_that_asks_again_does_not_bring_back_what_changed_meanwhile() {
     let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
     let first = chain.start().request(&cx(), request("a")).await.unwrap().connection;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    session.reselect();
+    session.cure(Cure::AskAnew);
     tokio::time::sleep(Duration::from_millis(20)).await;
     let moved = probe.last.lock().clone().unwrap();
     let again = Request { connection: first, ..Request::default() };
@@ -291,13 +354,13 @@ async fn an_endpoint_whose_process_is_dead_is_left_soon_but_not_one_that_is_back
     let first = reply.connection.network_service_endpoint_name;
     tokio::time::sleep(Duration::from_secs(1)).await;
     *probe.dead.lock() = Some(first.clone());
-    session.heal();
+    session.cure(Cure::Ask);
     tokio::time::sleep(Duration::from_millis(500)).await;
     *probe.dead.lock() = None;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(probe.last.lock().as_deref(), Some(first.as_str()));
     *probe.dead.lock() = Some(first.clone());
-    session.heal();
+    session.cure(Cure::Ask);
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_ne!(probe.last.lock().as_deref(), Some(first.as_str()));
     assert_eq!(probe.closes.load(Ordering::SeqCst), 0, "nothing is ended first");

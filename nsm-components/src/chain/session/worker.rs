@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, info, warn};
 
-use super::{Asked, Event, Policy, Session, SessionCounts, Suspended, Task, late};
+use super::{Asked, Cure, Event, Policy, Session, SessionCounts, Suspended, Task, late};
 use crate::{
     api::{Connection, connection::State, connectioncontext::ConnectionContext, peer::Files},
     chain::{Backoff, Chain, Clock, Cx, Memory, Reply, Request, Result, merge::merge},
@@ -56,10 +56,25 @@ pub(super) struct Worker {
     dead_since: Option<Instant>,
     /// Whether the connection is closed further on, and any endpoint will do.
     anew: bool,
+    packets: Packets,
+    /// Shortest life on the path when it was answered.
+    life: Duration,
+    passes_on: bool,
     counts: Begun,
     suspended: Option<Suspended>,
     /// Whether it should have expired already.
     held: bool,
+}
+
+/// What is said of the connection's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packets {
+    /// Nothing, or that they pass.
+    Pass,
+    /// They do not.
+    Stuck,
+    /// They do not, and another endpoint is to be asked.
+    Lost,
 }
 
 /// A task that counts its own end, however it ends.
@@ -97,6 +112,9 @@ impl Worker {
             unknown_since: None,
             dead_since: None,
             anew: false,
+            packets: Packets::Pass,
+            life: Duration::ZERO,
+            passes_on: session.passes_on,
             counts: Begun::new(session.counts.clone()),
             suspended: session.suspended.clone(),
             held: false,
@@ -152,10 +170,7 @@ impl Worker {
                 let closed = self.close(cx.undo(), request).await;
                 let _ = answer.send(closed);
             }
-            Event::Heal { anew, told } => {
-                self.counts.0.healed.add();
-                self.heal(anew, told).await;
-            }
+            Event::Heal { cure, told } => self.heal(cure, told).await,
             Event::End => self.end().await,
         }
     }
@@ -175,7 +190,9 @@ impl Worker {
             (Policy::Refresh(_), Some(known), Some(returned)) => {
                 request.connection = merge(returned, &request.connection, &known.connection);
             }
-            (Policy::Expire, Some(_), _) if request.connection.state() == State::ReselectRequested => {
+            (Policy::Expire, Some(_), _)
+                if !self.passes_on && request.connection.state() == State::ReselectRequested =>
+            {
                 self.end_before_reselect(&cx, &request).await;
             }
             _ => {}
@@ -187,7 +204,7 @@ impl Worker {
         reply
     }
 
-    /// The caller wants another endpoint, forwarder and mechanism: what is known here ends first.
+    /// The caller comes anew: what this endpoint has ends first.
     /// A dead process further on shall not use up the time of what comes next.
     async fn end_before_reselect(&mut self, cx: &Cx, request: &Request) {
         let undo = cx.undo();
@@ -199,13 +216,22 @@ impl Worker {
     }
 
     /// What was told before the last answer is over with it.
-    async fn heal(&mut self, anew: bool, told: Instant) {
+    async fn heal(&mut self, cure: Cure, told: Instant) {
         let Some(answered) = self.answered else { return };
         if told <= answered {
             return;
         }
-        // A close that was told this early may be that of the connection before.
-        self.anew |= anew && told > answered + SETTLED_AFTER;
+        match cure {
+            Cure::Ask => {}
+            // A close that was told this early may be that of the connection before.
+            Cure::AskAnew => self.anew |= told > answered + SETTLED_AFTER,
+            Cure::Repair if self.packets == Packets::Lost => {}
+            Cure::Repair => self.packets = Packets::Stuck,
+            Cure::Leave => self.packets = Packets::Lost,
+            Cure::Stay if self.packets == Packets::Pass => return,
+            Cure::Stay => self.packets = Packets::Pass,
+        }
+        self.counts.0.healed.add();
         self.refresh().await;
     }
 
@@ -253,7 +279,9 @@ impl Worker {
         reply.connection.state = State::Up.into();
         self.timer = Some(self.clock.after(self.next_event(&reply, limit)));
         self.answered = Some(Instant::now());
+        self.life = self.shortest_life(&reply.connection);
         (self.dead_since, self.held) = (None, false);
+        self.packets = Packets::Pass;
         self.retry.reset();
         self.established = Some(Request { connection: reply.connection.clone(), preferences, files });
         Ok(reply)

@@ -8,6 +8,9 @@ use crate::{
     settings::{Errors, NsmUrl, Reader, Target, Vars, vars},
 };
 
+/// Shortest time between two looks whether packets pass, and shortest silence.
+const LEAST: Duration = Duration::from_millis(10);
+
 /// `nsm nsc`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nsc {
@@ -23,6 +26,10 @@ pub struct Nsc {
     /// `NSM_LOCAL_DNS_SERVER_ADDRESS`, unless `NSM_LOCAL_DNS_SERVER_ENABLED` is false: where DNS is
     /// served once a connection brings a DNS server.
     pub local_dns: Option<SocketAddr>,
+    /// `NSM_LIVENESS_CHECK_INTERVAL`, 200 ms, and `NSM_LIVENESS_CHECK_TIMEOUT`, 1 s, unless
+    /// `NSM_LIVENESS_CHECK_ENABLED` is false: how often it is looked at whether packets pass, at least four
+    /// times in the second time, and how long they may not before another endpoint is asked for.
+    pub liveness: Option<(Duration, Duration)>,
     /// `NSM_REQUEST_TIMEOUT`, 15 s.
     pub request_timeout: Duration,
     /// `NSM_LISTEN_ON`: where the client answers health checks.
@@ -39,6 +46,7 @@ impl Nsc {
             network_services: reader.list(vars::NSM_NETWORK_SERVICES, ""),
             awareness_groups: reader.url_groups(vars::NSM_AWARENESS_GROUPS),
             local_dns: local_dns(&mut reader),
+            liveness: liveness(&mut reader),
             request_timeout: reader.duration(vars::NSM_REQUEST_TIMEOUT, 15 * SECOND),
             listen_on: reader.listen(vars::NSM_LISTEN_ON, names::NSC_LISTEN_ON),
         };
@@ -57,6 +65,22 @@ impl Nsc {
         }
         reader.finish(settings)
     }
+}
+
+fn liveness(reader: &mut Reader<'_>) -> Option<(Duration, Duration)> {
+    let interval = reader.duration(vars::NSM_LIVENESS_CHECK_INTERVAL, SECOND / 5);
+    let timeout = reader.duration(vars::NSM_LIVENESS_CHECK_TIMEOUT, SECOND);
+    let enabled = reader.flag(vars::NSM_LIVENESS_CHECK_ENABLED, true);
+    for (name, time) in
+        [(vars::NSM_LIVENESS_CHECK_INTERVAL, interval), (vars::NSM_LIVENESS_CHECK_TIMEOUT, timeout)]
+    {
+        if time < LEAST {
+            reader.refuse(name, &format!("{time:?}"), "a time from 10ms on, such as 1s");
+        }
+    }
+    // One packet may get lost.
+    let interval = interval.min(timeout / 4);
+    enabled.then_some((interval, timeout))
 }
 
 fn local_dns(reader: &mut Reader<'_>) -> Option<SocketAddr> {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::Worker;
+use super::{Packets, Worker};
 use crate::{
     api::{Connection, connection::State},
-    chain::{Cx, Kind, Policy, Reply, Request, jitter},
+    chain::{Cx, Error, Kind, Policy, Reply, Request, Result, jitter},
 };
 
 /// Shortest time from an answer to the refresh that follows it, whatever the lives on the path say.
@@ -25,30 +25,36 @@ const MOVE_AFTER: Duration = Duration::from_secs(1);
 /// Most of a life that a connection is closed before its end, as a part of it.
 const CLOSED_BEFORE: u32 = 4;
 
+/// Longest try to repair a connection whose packets do not pass, before another endpoint is asked.
+const REPAIR_LIMIT: Duration = Duration::from_millis(500);
+
+/// A try to refresh has this part of the life that is left: a process that hangs is not to use it all up.
+const TRIES: u32 = 4;
+
+/// Least time of a try.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Whether a Request failed for want of its endpoint.
+fn is_without_endpoint(error: &Error) -> bool {
+    matches!(error.kind, Kind::Gone | Kind::NotFound)
+}
+
 impl Worker {
     pub(super) async fn refresh(&mut self) {
         let (Policy::Refresh(limit), Some(request)) = (self.policy, self.established.clone()) else { return };
         let gone =
             self.unknown_since.is_some_and(|since| since.elapsed() >= RESELECT_AFTER || self.is_over());
-        let anew = gone || self.anew;
-        let asked = if anew { self.reselect(request.clone()) } else { request.clone() };
-        let error = match self.request(Cx::within(limit), asked).await {
-            Ok(reply) => {
-                self.counts.0.refreshed.add();
-                if anew {
-                    let endpoint = &reply.connection.network_service_endpoint_name;
-                    info!(%endpoint, "connected anew");
-                    self.counts.0.reselected.add();
-                }
-                (self.unknown_since, self.anew) = (None, false);
-                return;
-            }
-            Err(error) => error,
-        };
+        let mut outcome = self.ask(&request, gone, limit).await;
+        if self.packets == Packets::Stuck && outcome.as_ref().is_err_and(is_without_endpoint) {
+            // There is nothing to wait for.
+            self.packets = Packets::Lost;
+            outcome = self.ask(&request, gone, limit).await;
+        }
+        let Err(error) = outcome else { return };
         if error.kind == Kind::NotFound {
             self.unknown_since.get_or_insert_with(Instant::now);
         }
-        if error.kind == Kind::Gone && self.move_elsewhere(request, limit).await {
+        if self.may_move(&error) && self.move_elsewhere(request, limit).await {
             return;
         }
         warn!(%error, "could not refresh; trying again");
@@ -56,13 +62,33 @@ impl Worker {
         self.timer = Some(self.clock.after(self.retry.pause()));
     }
 
-    /// Asks for any endpoint when the old one's process is dead for some time. Nothing is ended before
-    /// another one has answered: there may be none, and the old one's packets may still pass.
-    async fn move_elsewhere(&mut self, request: Request, limit: Duration) -> bool {
-        let since = *self.dead_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < MOVE_AFTER {
-            return false;
+    /// One try.
+    async fn ask(&mut self, request: &Request, gone: bool, limit: Duration) -> Result<()> {
+        let anew = gone || self.anew || self.packets == Packets::Lost;
+        let asked = if anew { self.reselect(request.clone()) } else { request.clone() };
+        let stuck = self.packets == Packets::Stuck && !anew;
+        let longest = if stuck { REPAIR_LIMIT } else { self.left().max(LEAST * TRIES) / TRIES };
+        let reply = self.request(Cx::within(limit.min(longest)), asked).await?;
+        self.counts.0.refreshed.add();
+        if anew {
+            info!(endpoint = %reply.connection.network_service_endpoint_name, "connected anew");
+            self.counts.0.reselected.add();
         }
+        (self.unknown_since, self.anew) = (None, false);
+        Ok(())
+    }
+
+    /// Whether another endpoint may be asked: the old one's process is dead for some time, or the path could
+    /// not be refreshed for half of its life, whoever on it is to blame.
+    fn may_move(&mut self, error: &Error) -> bool {
+        let dead = error.kind == Kind::Gone
+            && self.dead_since.get_or_insert_with(Instant::now).elapsed() >= MOVE_AFTER;
+        dead || self.answered.is_some_and(|answered| answered.elapsed() >= self.life / 2)
+    }
+
+    /// Asks for any endpoint. Nothing is ended before another one has answered: there may be none, and the
+    /// old one's packets may still pass.
+    async fn move_elsewhere(&mut self, request: Request, limit: Duration) -> bool {
         let moved = Connection { state: State::Up.into(), ..self.reselect(request.clone()).connection };
         let mechanism = request.connection.mechanism.clone();
         let moved = Request { connection: Connection { mechanism, ..moved }, ..request };
@@ -86,6 +112,17 @@ impl Worker {
         }
         let ends = self.established.iter().flat_map(|request| request.connection.segments());
         ends.filter_map(|segment| segment.expires).all(|end| self.clock.until(end.seconds).is_zero())
+    }
+
+    /// Shortest life on the path of a connection.
+    pub(super) fn shortest_life(&self, connection: &Connection) -> Duration {
+        let ends = connection.segments().iter().filter_map(|segment| segment.expires);
+        ends.map(|end| self.clock.until(end.seconds)).min().unwrap_or_default()
+    }
+
+    /// What is left of it.
+    fn left(&self) -> Duration {
+        self.established.as_ref().map_or(Duration::ZERO, |known| self.shortest_life(&known.connection))
     }
 
     /// The same Request for any endpoint, by any mechanism. What the old one granted is not sent to
