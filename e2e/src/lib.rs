@@ -7,6 +7,7 @@
 
 pub mod figures;
 pub mod interface;
+pub mod knock;
 pub mod kubernetes;
 pub mod leftovers;
 pub mod mesh;

@@ -41,6 +41,8 @@ mod firstpacket;
 mod garbage;
 #[path = "netns/harness.rs"]
 mod harness;
+#[path = "netns/heal/mod.rs"]
+mod heal;
 #[path = "netns/identities.rs"]
 mod identities;
 #[path = "netns/identity.rs"]

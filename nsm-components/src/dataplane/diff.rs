@@ -1,7 +1,7 @@
 //! From desired and observed to the changes between them. Pure.
 
 use super::{
-    desired::{Desired, End, Footprint, Link, alias, altname},
+    desired::{Desired, End, Footprint, Link, Neighbour, alias, altname},
     ids::{ConnectionId, ForwarderId, NetnsKey},
     observed::{Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner},
     operation::{At, Operation},
@@ -88,6 +88,7 @@ pub fn diff(
         operations.push(Operation::AllowPing(end.netns));
         let policies = Policies { own: Vec::new(), taken: look.policies.taken.clone() };
         operations.extend(change(desired, end, &newborn(end), &policies)?);
+        operations.extend(acquaint(desired, end));
     }
     Ok(operations)
 }
@@ -236,6 +237,17 @@ fn newborn(end: &End) -> ObservedLink {
         traffic: Traffic::default(),
         forwarder: None,
     }
+}
+
+/// Tells a new end of a pair where the other's addresses are, unless it has such neighbours for good. What a
+/// program sends before the pair carries packets would be lost, the search for the neighbour too, which is not
+/// repeated for a second.
+fn acquaint(desired: &Desired, end: &End) -> Vec<Operation> {
+    let at = || At { netns: end.netns, index: end.index, name: end.name.clone() };
+    let others = desired.ends.iter().filter(|other| other.role != end.role);
+    let others = others.flat_map(|other| other.addresses.iter().map(|net| (net.addr(), other.mac)));
+    let new = others.filter(|(ip, _)| end.neighbours.iter().all(|known| known.ip != *ip));
+    new.map(|(ip, mac)| Operation::Acquaint(at(), Neighbour { ip, mac })).collect()
 }
 
 /// What one end still lacks. Sysctls first, so that the rest is one batch; the link is up before

@@ -239,7 +239,7 @@ impl State {
         match operation {
             Operation::Create(desired) => self.create(desired)?,
             Operation::Delete(at) => self.delete((at.netns, at.index)),
-            Operation::AllowPing(_) | Operation::DeleteDistant(_) => {}
+            Operation::AllowPing(_) | Operation::DeleteDistant(_) | Operation::Acquaint(..) => {}
             Operation::AddAltname(at, name) => {
                 let link = self.link(at)?;
                 link.altname = Some(name.clone());

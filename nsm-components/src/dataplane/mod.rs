@@ -21,6 +21,7 @@
 //! Deliberately absent: time. When a connection ends is decided above; the [`Journal`] only keeps
 //! what the next process has to know.
 
+mod announce;
 mod desired;
 mod diff;
 mod facade;

@@ -81,6 +81,8 @@ pub enum Operation {
     SetNeighbour(At, Neighbour),
     /// Removes a permanent neighbour.
     RemoveNeighbour(At, Neighbour),
+    /// Tells a new link where a neighbour is; the kernel asks again when that is old.
+    Acquaint(At, Neighbour),
     /// Switches IPv6 on for the link, where the kernel has IPv6.
     EnableIpv6(At),
     /// Opens ICMP sockets to all groups of the namespace.
@@ -116,6 +118,7 @@ impl Operation {
             | Self::AddAltname(..)
             | Self::SetWireguard { from: None, .. }
             | Self::Raise(..)
+            | Self::Acquaint(..)
             | Self::EnableIpv6(_)
             | Self::AllowPing(_) => return None,
         })
@@ -138,6 +141,7 @@ impl Operation {
             | Self::RemoveRoute(at, ..)
             | Self::SetNeighbour(at, _)
             | Self::RemoveNeighbour(at, _)
+            | Self::Acquaint(at, _)
             | Self::EnableIpv6(at) => Some(at.netns),
         }
     }
@@ -172,6 +176,7 @@ impl fmt::Display for Operation {
             Self::RemoveRule(netns, r) => write!(f, "remove {r} in {netns}"),
             Self::SetNeighbour(at, n) => write!(f, "set neighbour {} on {at}", n.ip),
             Self::RemoveNeighbour(at, n) => write!(f, "remove neighbour {} from {at}", n.ip),
+            Self::Acquaint(at, n) => write!(f, "tell {at} of {}", n.ip),
             Self::EnableIpv6(at) => write!(f, "switch IPv6 on for {at}"),
             Self::AllowPing(netns) => write!(f, "open ICMP sockets in {netns}"),
         }

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::{Index, Usable};
 use crate::{
-    api::{Connection, matching, registry::NetworkServiceEndpoint},
+    api::{Connection, connection::State, matching, registry::NetworkServiceEndpoint},
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
 };
 
@@ -23,17 +23,23 @@ pub struct Discover {
     turns: Mutex<HashMap<String, usize>>,
 }
 
+/// Whether the path of the connection goes on to this endpoint.
+fn leads_to(connection: &Connection, endpoint: &NetworkServiceEndpoint) -> bool {
+    let own = connection.path.as_ref().map_or(0, |path| path.index as usize);
+    connection.segments().iter().skip(own + 1).any(|segment| segment.name == endpoint.name)
+}
+
 impl Discover {
     /// Finds endpoints in this index.
     pub fn new(index: Index) -> Self {
         Self { index, turns: Mutex::default() }
     }
 
-    /// Endpoints that will do, in the order to try them. A connection that has one keeps it; who asks for
-    /// any endpoint gets the one it had last of all.
+    /// Endpoints that will do, in the order to try them. A connection that has one keeps it. Who had one and
+    /// asks for any gets it last of all, and never where the connection is said to be down: then it would
+    /// rather stay as it is.
     fn candidates<'a>(
         &self,
-        cx: &Cx,
         connection: &Connection,
         found: &'a Usable,
     ) -> Result<Vec<&'a NetworkServiceEndpoint>> {
@@ -66,10 +72,14 @@ impl Discover {
         };
         let first = turn % fit.len();
         fit.rotate_left(first);
-        let before = cx.memory.with(|memory| memory.next.as_ref().map(|(_, answered)| answered.clone()));
-        fit.sort_by_key(|endpoint| {
-            before.as_ref().is_some_and(|before| before.network_service_endpoint_name == endpoint.name)
-        });
+        if connection.state() == State::Down {
+            fit.retain(|endpoint| !leads_to(connection, endpoint));
+        }
+        if fit.is_empty() {
+            let message = format_args!("{name} has no other endpoint than the one the connection leads to");
+            return Err(Error::new(Kind::NotFound, message));
+        }
+        fit.sort_by_key(|endpoint| leads_to(connection, endpoint));
         Ok(fit)
     }
 }
@@ -82,7 +92,7 @@ impl Element for Discover {
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
         let found = self.index.find(&request.connection.network_service, cx.deadline).await?;
-        let candidates = self.candidates(cx, &request.connection, &found)?;
+        let candidates = self.candidates(&request.connection, &found)?;
         let mut refusals = Vec::new();
         let mut last = Kind::Unavailable;
         for (number, candidate) in candidates.iter().enumerate() {

@@ -85,8 +85,7 @@ impl Heal {
             match watch_peer(&self.channels, &self.address, self.token_life, own).await {
                 Ok(events) => {
                     if let Some(cure) = decide(false, *data.borrow()).filter(|_| lost) {
-                        info!(address = %self.address, connection.id = %self.id, "reached again: asking anew");
-                        self.session.cure(cure);
+                        self.heal("the next process is back", *data.borrow(), cure);
                     }
                     pauses.reset();
                     self.follow(events, &data).await;
@@ -104,13 +103,19 @@ impl Heal {
         while let Ok(Some(event)) = events.message().await {
             let is_own = |connection: &&Connection| connection.origin_id() == self.id;
             for connection in event.connections.values().filter(is_own) {
-                let Some(cure) = cure(event.r#type(), connection, *data.borrow()) else { continue };
-                self.session.cure(cure);
+                let data = *data.borrow();
+                let Some(cure) = cure(event.r#type(), connection, data) else { continue };
+                self.heal("the next process says so", data, cure);
                 if connection.state() == State::Down {
                     self.doubt();
                 }
             }
         }
+    }
+
+    fn heal(&self, cause: &'static str, data: Data, cure: Cure) {
+        info!(connection.id = %self.id, cause, ?data, ?cure, "healing");
+        self.session.cure(cure);
     }
 
     /// Has it looked at whether packets pass.
@@ -126,8 +131,9 @@ impl Heal {
             let passes_again = now == Data::Up && matches!(before, Data::Doubtful | Data::Down);
             let cure = if passes_again { Some(Cure::Stay) } else { decide(true, now) };
             if let Some(cure) = cure {
-                info!(connection.id = %self.id, data = ?now, ?cure, "packets");
-                self.session.cure(cure);
+                self.heal("packets", now, cure);
+            } else {
+                debug!(connection.id = %self.id, data = ?now, "packets");
             }
             before = now;
         }

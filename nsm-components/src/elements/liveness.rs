@@ -119,7 +119,11 @@ impl Liveness {
             let idle = self.paths.lock().is_empty();
             tokio::select! {
                 _ = ticks.tick(), if !idle => asker.look(),
-                () = self.changed.notified() => asker.look(),
+                () = self.changed.notified() => {
+                    asker.look();
+                    // Who is asked now is late one interval from now.
+                    ticks.reset();
+                }
                 Some((id, pair)) = answered.recv() => {
                     self.paths.lock().answered(&id, pair, Instant::now());
                 }
@@ -196,7 +200,7 @@ impl Asker {
 
     fn open(&self, pair: &Pair, route: &Route) -> std::io::Result<Asking> {
         let (own, other) = route.pairs[pair.1];
-        let echo = Arc::new(Echo::open(own, other, &route.interface)?);
+        let echo = Arc::new(Echo::open(own, other)?);
         let (answering, answers, pair) = (echo.clone(), self.answers.clone(), pair.clone());
         let wait = async move {
             // An error is that of one packet, such as "no route to host".

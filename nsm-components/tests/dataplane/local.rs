@@ -59,8 +59,8 @@ async fn a_new_local_connection_takes_three_sends_and_a_refresh_none() {
     let start = dataplane.kernel().counters();
     dataplane.ensure(&desired, &at_hand).await.unwrap();
     let made = dataplane.kernel().counters();
-    // The link; then altname, alias with up, address and route on each end. One sysctl file a pod.
-    assert_eq!(written(start, made), (9, 3, 2));
+    // The link; then altname, alias with up, address, route and neighbour on each end. One sysctl file a pod.
+    assert_eq!(written(start, made), (11, 3, 2));
 
     assert_eq!(dataplane.ensure(&desired, &at_hand).await.unwrap(), Applied::Adopted);
     let refreshed = dataplane.kernel().counters();

@@ -5,9 +5,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::{message, session::Session, socket::Request};
-use crate::dataplane::{
-    operation::{At, Operation},
-    port::{Failure, KernelError},
+use crate::{
+    api::with_causes,
+    dataplane::{
+        announce,
+        operation::{At, Operation},
+        port::{Failure, KernelError},
+    },
 };
 
 /// Longest time to wait until a link carries packets; one whose other end somebody took down never does.
@@ -50,7 +54,24 @@ impl Session {
                 Box::new(Failure { operation, applied, source })
             }),
             _ => Ok(()),
-        })
+        })?;
+        self.announce(operations);
+        Ok(())
+    }
+
+    /// Tells the neighbours of new links. They carry packets without it, so a failure is no reason to end them.
+    fn announce(&mut self, operations: &[Operation]) {
+        let made = operations.iter().filter_map(|operation| match operation {
+            Operation::Create(desired) => Some(announce::ends(desired)),
+            _ => None,
+        });
+        for end in made.flatten() {
+            let told = self.enter(end.netns).map_err(|error| with_causes(&error));
+            let told = told.and_then(|()| announce::announce(end).map_err(|error| error.to_string()));
+            if let Err(error) = told {
+                tracing::warn!(interface = %end.name, %error, "could not tell the neighbours of a new link");
+            }
+        }
     }
 
     /// Waits until the kernel lets packets through a raised link. The end of a pair that is raised

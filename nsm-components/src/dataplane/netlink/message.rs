@@ -121,6 +121,11 @@ pub(super) fn of(operation: &Operation) -> Option<Request> {
         Operation::SetNeighbour(at, neighbour) => {
             request(RouteNetlinkMessage::NewNeighbour(entry(at, *neighbour)), NLM_F_CREATE | NLM_F_REPLACE)
         }
+        Operation::Acquaint(at, neighbour) => {
+            let mut message = entry(at, *neighbour);
+            message.header.state = NeighbourState::Reachable;
+            request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+        }
         Operation::RemoveNeighbour(at, neighbour) => {
             request(RouteNetlinkMessage::DelNeighbour(entry(at, *neighbour)), 0)
         }

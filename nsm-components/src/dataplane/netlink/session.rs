@@ -167,7 +167,7 @@ impl Session {
         Ok(family)
     }
 
-    fn enter(&mut self, key: NetnsKey) -> Result<(), KernelError> {
+    pub(super) fn enter(&mut self, key: NetnsKey) -> Result<(), KernelError> {
         if self.here == Some(key) {
             return Ok(());
         }

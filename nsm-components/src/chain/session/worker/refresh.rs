@@ -26,7 +26,7 @@ const MOVE_AFTER: Duration = Duration::from_secs(1);
 const CLOSED_BEFORE: u32 = 4;
 
 /// Longest try to repair a connection whose packets do not pass, before another endpoint is asked.
-const REPAIR_LIMIT: Duration = Duration::from_millis(500);
+const REPAIR_LIMIT: Duration = Duration::from_millis(300);
 
 /// A try to refresh has this part of the life that is left: a process that hangs is not to use it all up.
 const TRIES: u32 = 4;
@@ -86,10 +86,11 @@ impl Worker {
         dead || self.answered.is_some_and(|answered| answered.elapsed() >= self.life / 2)
     }
 
-    /// Asks for any endpoint. Nothing is ended before another one has answered: there may be none, and the
+    /// Asks for another endpoint. Nothing is ended before another one has answered: there may be none, and the
     /// old one's packets may still pass.
     async fn move_elsewhere(&mut self, request: Request, limit: Duration) -> bool {
-        let moved = Connection { state: State::Up.into(), ..self.reselect(request.clone()).connection };
+        // Not the same one anew: what it granted may still be of use.
+        let moved = Connection { state: State::Down.into(), ..self.reselect(request.clone()).connection };
         let mechanism = request.connection.mechanism.clone();
         let moved = Request { connection: Connection { mechanism, ..moved }, ..request };
         match self.request(Cx::within(limit), moved).await {
