@@ -8,6 +8,8 @@
 
 #[path = "controlplane/annotations.rs"]
 mod annotations;
+#[path = "controlplane/crash.rs"]
+mod crash;
 #[path = "controlplane/definitions.rs"]
 mod definitions;
 #[path = "controlplane/drift.rs"]
@@ -32,7 +34,11 @@ mod repair;
 mod reports;
 #[path = "controlplane/rest.rs"]
 mod rest;
+#[path = "controlplane/rights.rs"]
+mod rights;
 #[path = "controlplane/settings.rs"]
 mod settings;
 #[path = "controlplane/stage.rs"]
 mod stage;
+#[path = "controlplane/told.rs"]
+mod told;

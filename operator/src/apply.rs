@@ -1,13 +1,14 @@
 //! The only writer. Every write is a server-side apply under one field manager, or a delete of
 //! exactly one object by its uid, and ends within [`TIMEOUT`].
 
+mod error;
+
 use std::{fmt, future::Future, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
-    core::Status,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use nsm_crds::{NSMConfig, NSMNodeState};
@@ -16,6 +17,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tracing::warn;
 
+pub use self::error::Error;
+use self::error::{is_conflict, is_gone};
 use crate::{
     lease::Fence,
     metrics::{self, Metrics},
@@ -28,84 +31,6 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A version that no object has: an apply with it makes an object or fails, but takes over none.
 const NO_VERSION: &str = "1";
-
-/// A write that failed. The texts end with what the API server said.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No answer in time.
-    #[error("{what}: no answer of the API server within {TIMEOUT:?}")]
-    Timeout {
-        /// What was written.
-        what: String,
-    },
-    /// Another operator may be at work.
-    #[error("{what}: not written, this operator does not lead any more")]
-    NotLeading {
-        /// What was to be written.
-        what: String,
-    },
-    /// Not allowed, now.
-    #[error("{what}: not allowed: {message}")]
-    Forbidden {
-        /// What was written.
-        what: String,
-        /// The API server's words.
-        message: String,
-    },
-    /// An object with that name exists and was not made by the operator.
-    #[error(
-        "{what} exists and is not the operator's: rename or delete it, or hand it over by the label {}={}",
-        names::MANAGED_BY,
-        names::MANAGER
-    )]
-    Taken {
-        /// The object.
-        what: String,
-    },
-    /// The API server will never take this.
-    #[error("{what}: refused: {message}")]
-    Refused {
-        /// What was written.
-        what: String,
-        /// The API server's words.
-        message: String,
-    },
-    /// The request did not get through.
-    #[error("{what}: {source}")]
-    Request {
-        /// What was written.
-        what: String,
-        /// What the client said.
-        #[source]
-        source: Box<kube::Error>,
-    },
-}
-
-impl Error {
-    /// Whether trying again without a change elsewhere is pointless.
-    pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::Refused { .. })
-    }
-
-    fn from_kube(what: String, error: kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) => Self::from_status(what, *status),
-            source => Self::Request { what, source: Box::new(source) },
-        }
-    }
-
-    fn from_status(what: String, status: Status) -> Self {
-        // An unknown field is a 500 without a reason: never better by itself.
-        let unknown_field = status.message.contains("field not declared in schema");
-        if status.is_forbidden() {
-            Self::Forbidden { what, message: status.message }
-        } else if unknown_field || matches!(status.code, 400 | 422) {
-            Self::Refused { what, message: status.message }
-        } else {
-            Self::Request { what, source: Box::new(kube::Error::Api(status.boxed())) }
-        }
-    }
-}
 
 /// Most characters of an Event's note.
 const MAX_NOTE: usize = 1000;
@@ -158,6 +83,8 @@ impl Writer {
         let Some(recorder) = &self.recorder else { return };
         let mut about = config.object_ref(&());
         about.namespace = Some(namespace.into());
+        // Else every version of it would be told of anew, instead of counted.
+        about.resource_version = None;
         let event = Event {
             type_: if told.warning { EventType::Warning } else { EventType::Normal },
             reason: told.reason.clone(),
@@ -323,13 +250,4 @@ impl StatusApi {
             .map_err(kube::Error::BuildRequest)?;
         self.client.request(request).await
     }
-}
-
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_conflict())
-}
-
-/// Gone, or another object by now: the uid in the precondition does not fit.
-fn is_gone(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_not_found() || status.is_conflict())
 }

@@ -13,6 +13,7 @@
 //! | [`apply`] | the only writer of everything else, behind the fence | writes |
 //! | [`metrics`] | figures | none |
 //! | [`health`] | serves figures and health | listens |
+//! | [`remove`] | removes a mesh as its user would, for uninstalling | deletes the `NSMConfig` |
 //! | [`daemon`] | client, logs, signals | process |
 //! | [`controllers`] | which of the above follows which event | by way of the others |
 //!
@@ -37,6 +38,7 @@ pub mod names;
 pub mod object;
 pub mod plan;
 pub mod preflight;
+pub mod remove;
 pub mod render;
 pub mod server;
 pub mod status;

@@ -1,5 +1,7 @@
 //! `nsm-operator`: installs, watches and upgrades Network Service Mesh.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use nsm_operator::{daemon, install, names, validate::Installation};
@@ -16,6 +18,8 @@ struct Cli {
 enum Command {
     /// Run the operator until SIGTERM.
     Run(Run),
+    /// Remove the mesh, and wait until the operator has done so; before the operator itself is removed.
+    Remove(Remove),
     /// Print the resource definitions as YAML.
     Crd,
     /// Print the whole installation as YAML, for `kubectl apply --server-side -f -`.
@@ -47,6 +51,13 @@ struct Run {
 }
 
 #[derive(Args)]
+struct Remove {
+    /// How long to wait, such as 5m.
+    #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+#[derive(Args)]
 struct Manifests {
     /// Image of the operator.
     #[arg(long, default_value_t = install::Options::default().operator_image)]
@@ -69,6 +80,11 @@ struct Manifests {
 async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(options) => run(options).await,
+        Command::Remove(options) => {
+            daemon::logs("info")?;
+            let client = daemon::client("remove").await?;
+            Ok(nsm_operator::remove::mesh(&client, options.timeout).await?)
+        }
         Command::Crd => print(&install::crds()?),
         Command::Manifests(options) => print(&install::manifests(&options.into())?),
         Command::Version => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),

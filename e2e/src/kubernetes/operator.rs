@@ -48,6 +48,15 @@ impl Operator {
         Ok(Self { child, log })
     }
 
+    /// Removes the mesh by the operator's own command, with all rights.
+    pub fn remove(plane: &ControlPlane) -> Result<()> {
+        let mut command = Command::new(programs::operator()?);
+        command.arg("remove").env("KUBECONFIG", plane.kubeconfig()).stdin(Stdio::null());
+        let output = command.output().context("start the command")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)

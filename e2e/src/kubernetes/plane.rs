@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,6 +14,8 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+
+use nix::unistd::Pid;
 
 use super::{Audit, programs};
 
@@ -83,6 +86,20 @@ impl ControlPlane {
     /// Kills the API server, starts it again and waits until it is ready.
     pub fn restart_api(&self) -> Result<()> {
         self.cluster(["api", "restart"]).map(|_| ())
+    }
+
+    /// The process of etcd, which holds what the API server knows.
+    pub fn etcd(&self) -> Result<Pid> {
+        let folder = self.folder.as_os_str().as_encoded_bytes();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let has = |part: &[u8]| line.windows(part.len()).any(|window| window == part);
+            if has(b"--data-dir") && has(folder) {
+                return Ok(Pid::from_raw(pid));
+            }
+        }
+        bail!("no etcd runs for {}", self.name)
     }
 
     /// A place for files of the test, gone with the control plane.

@@ -1,11 +1,15 @@
 //! The API server dies and comes back.
 
 use anyhow::ensure;
-use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Service};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{Service, ServiceAccount},
+};
 use kube::{
-    Api,
+    Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
 };
+use nix::sys::signal::{Signal, kill};
 use nsm_e2e::kubernetes::eventually;
 use serde_json::json;
 
@@ -63,5 +67,37 @@ async fn the_operator_outlives_the_api_server_and_repairs_what_changed_meanwhile
     written.sort();
     assert_eq!(written, ["patch daemonsets nsm-system/nsmgr", "patch services nsm-system/registry"]);
     assert_eq!(of_settings.len(), WORKLOADS, "{of_settings:?}");
+    stage.operator.as_mut().unwrap().ensure_running().unwrap();
+}
+
+#[tokio::test]
+async fn an_etcd_that_stands_still_costs_the_lead_and_nothing_else() {
+    let mut stage = Stage::with_own_mesh().await.unwrap();
+    let accounts: Api<ServiceAccount> = Api::namespaced(stage.client.clone(), MESH);
+    let mark = stage.audit.mark().await.unwrap();
+    let etcd = stage.plane.etcd().unwrap();
+    kill(etcd, Signal::SIGSTOP).unwrap();
+    let lost = eventually("the lead to be lost", async || {
+        ensure!(stage.operator.as_ref().unwrap().log().contains("does not lead any more"), "it leads");
+        Ok(())
+    })
+    .await;
+    kill(etcd, Signal::SIGCONT).unwrap();
+    lost.unwrap();
+    let label = "app.kubernetes.io/part-of";
+    let unlabelled = Patch::Merge(json!({"metadata": {"labels": {label: null}}}));
+    eventually("an edit", async || Ok(accounts.patch("nsmgr", &PatchParams::default(), &unlabelled).await?))
+        .await
+        .unwrap();
+    eventually("the label to be put back", async || {
+        ensure!(accounts.get("nsmgr").await?.labels().contains_key(label), "it is not there");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    stage.ready().await.unwrap();
+    let written = stage.audit.of(stage.account.user(), mark).await.unwrap().writes().granted();
+    let objects = written.filter(|request| !request.is_status());
+    assert_eq!(objects.words(), ["patch serviceaccounts nsm-system/nsmgr"]);
     stage.operator.as_mut().unwrap().ensure_running().unwrap();
 }

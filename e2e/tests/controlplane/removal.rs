@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Resource, ResourceExt, api::ListParams};
 use nsm_crds::{NSMConfig, NSMNodeState, NetworkServiceEndpoint};
-use nsm_e2e::kubernetes::eventually;
+use nsm_e2e::kubernetes::{Operator, eventually};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -80,7 +80,10 @@ async fn deleting_the_mesh_removes_all_of_it_and_nothing_of_others() {
     stage.apply(CONFIG).await.unwrap();
     stage.ready().await.unwrap();
     assert_ne!(everything(&stage).unwrap(), before);
-    stage.plane.kubectl(&["delete", "nsm", "default", "--timeout=60s"]).unwrap();
+    Operator::remove(&stage.plane).unwrap();
+    assert!(Api::<NSMConfig>::all(stage.client.clone()).get_opt("default").await.unwrap().is_none());
+    // With no mesh there is nothing to do.
+    Operator::remove(&stage.plane).unwrap();
     eventually("the cluster to be as it was", async || {
         let after = everything(&stage)?;
         let more: Vec<_> = after.symmetric_difference(&before).collect();

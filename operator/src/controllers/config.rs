@@ -7,27 +7,27 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{ResourceExt, runtime::controller::Action};
-use nsm_crds::{CONDITION_READY, Component, ConfigReason, NSMConfig, NSMConfigStatus, Reason};
+use nsm_crds::{Component, NSMConfig};
 
-use super::{Context, Error, object_key, rehearsal, teardown};
+use super::{
+    Context, Error, object_key, rehearsal,
+    report::{self, Delay},
+    teardown,
+};
 use crate::{
-    apply::{self, Pods, Told},
+    apply::{self, Pods},
     dereference::Owned,
     metrics,
     object::{Desired, Key},
     plan::{self, Gate, step},
     render::{self, Mesh, Tier},
-    status::{self, ConfigInput, GRACE, Outcome, Rollout},
+    status::{GRACE, Outcome, Rollout},
     validate::{self, Directives},
 };
 
 /// Failures in a row before the status speaks of them: rights that were just granted take a moment.
 const PATIENCE: u32 = 3;
-
-/// Shortest time between two writes of a status in which only counts differ.
-const COUNTS_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) fn reconcile(
     config: Arc<NSMConfig>,
@@ -63,7 +63,7 @@ async fn run(config: &NSMConfig, context: &Context) -> Result<Action, Error> {
         }
     };
     let (outcome, failure) = judge(made, context.attempts.so_far(&key));
-    let written = write_status(config, &components, &outcome, context).await?;
+    let written = report::write(config, &components, &outcome, context).await?;
     if let Some(error) = failure {
         return Err(error);
     }
@@ -233,75 +233,4 @@ fn observe(tiers: &[Tier], context: &Context) -> Vec<Component> {
     workloads
         .map(|object| Rollout::of(context.known.live(&object.key).as_ref()).component(&object.key))
         .collect()
-}
-
-/// Whether a status still has to be written.
-enum Delay {
-    None,
-    Later(Duration),
-}
-
-async fn write_status(
-    config: &NSMConfig,
-    components: &[Component],
-    outcome: &Outcome,
-    context: &Context,
-) -> Result<Delay, Error> {
-    let name = config.name_any();
-    let newer = context.configs.newer_than(&name, config.resource_version().as_deref());
-    let old = newer.as_ref().or(config.status.as_ref());
-    let nodes = context.known.nodes();
-    let new = status::config(&ConfigInput {
-        old,
-        generation: config.metadata.generation,
-        namespace: &config.spec.namespace,
-        outcome,
-        components,
-        connections: status::mesh(nodes.iter().map(AsRef::as_ref)),
-        unprotected: &context.server.unprotected,
-        now: Timestamp::now(),
-    });
-    if old == Some(&new) {
-        return Ok(Delay::None);
-    }
-    if let Some(age) = context.configs.age(&name)
-        && age < COUNTS_EVERY
-        && old.is_some_and(|old| only_counts_differ(old, &new))
-    {
-        return Ok(Delay::Later(COUNTS_EVERY.saturating_sub(age)));
-    }
-    let written = context.writer.status(config, &new).await?;
-    if let Some(told) = news(old, &new) {
-        context.writer.tell(config, &context.installation.namespace, &told).await;
-    }
-    context.configs.remember(name, written.resource_version().as_deref(), new);
-    Ok(Delay::None)
-}
-
-/// What is worth an Event: that Ready has another reason than before.
-fn news(old: Option<&NSMConfigStatus>, new: &NSMConfigStatus) -> Option<Told> {
-    let ready = |status: &NSMConfigStatus| {
-        status.conditions.iter().find(|condition| condition.type_ == CONDITION_READY).cloned()
-    };
-    let now = ready(new)?;
-    let before = old.and_then(ready);
-    let same = before.is_some_and(|before| before.reason == now.reason && before.status == now.status);
-    let calm = [
-        ConfigReason::AllReady,
-        ConfigReason::Progressing,
-        ConfigReason::Deleting,
-        ConfigReason::WaitingForIdle,
-    ];
-    let warning = !calm.iter().any(|reason| reason.as_str() == now.reason);
-    (!same).then_some(Told { warning, reason: now.reason, note: now.message })
-}
-
-fn only_counts_differ(old: &NSMConfigStatus, new: &NSMConfigStatus) -> bool {
-    let verdicts = |conditions: &[Condition]| -> Vec<(String, String, String)> {
-        let verdict = |c: &Condition| (c.type_.clone(), c.status.clone(), c.reason.clone());
-        conditions.iter().map(verdict).collect()
-    };
-    old.components == new.components
-        && old.observed_generation == new.observed_generation
-        && verdicts(&old.conditions) == verdicts(&new.conditions)
 }

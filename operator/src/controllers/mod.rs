@@ -5,6 +5,7 @@ mod attempts;
 mod config;
 mod endpoint;
 mod rehearsal;
+mod report;
 mod service;
 mod teardown;
 

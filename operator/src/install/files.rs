@@ -4,7 +4,7 @@
 use nsm_crds::PullPolicy;
 use serde_json::json;
 
-use super::{Error, Options, documents, manifests, policies, rbac, workload};
+use super::{Error, Options, documents, hook, manifests, policies, rbac, workload};
 
 /// A generated file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ pub fn files() -> Result<Vec<File>, Error> {
         file("nsm-operator/templates/crds.yaml", kept(&super::crds()?)),
         file("nsm-operator/templates/rbac.yaml", templated(&documents(&rbac::objects(&options)?)?)),
         file("nsm-operator/templates/policies.yaml", templated(&documents(&policies::objects(&options)?)?)),
+        file("nsm-operator/templates/pre-delete.yaml", templated(&documents(&hook::objects(&options)?)?)),
         file(
             "nsm-operator/templates/deployment.yaml",
             templated(&documents(&[workload::deployment(&options)?])?),

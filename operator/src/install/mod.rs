@@ -2,6 +2,7 @@
 //! effects; `cargo run -p nsm-operator --example generate` writes the files, a test compares them.
 
 mod files;
+mod hook;
 mod policies;
 mod rbac;
 mod workload;
