@@ -72,19 +72,31 @@ impl Both {
             };
             self.mesh.process(TARGETS[*target].0).unwrap().signal(signal).unwrap();
         }
-        let of = |stopped: bool| -> Vec<Who> {
-            let hit = faults.iter().filter(|(_, action)| (*action == Action::Stop) == stopped);
+        let of = |wanted: Action| -> Vec<Who> {
+            let hit = faults.iter().filter(|(_, action)| *action == wanted);
             hit.map(|(target, _)| TARGETS[*target].0).collect()
         };
-        let (stopped, ended) = (of(true), of(false));
-        time.run_for(if stopped.is_empty() { AWAY } else { HANGS }).unwrap();
+        let (killed, asked, stopped) = (of(Action::Kill), of(Action::Restart), of(Action::Stop));
+        time.run_for(AWAY).unwrap();
+        self.again(&killed);
+        if !stopped.is_empty() || !asked.is_empty() {
+            time.run_for(HANGS).unwrap();
+        }
         for who in stopped {
             self.mesh.process(who).unwrap().signal(Signal::SIGCONT).unwrap();
         }
-        for who in &ended {
+        // Who waits for others that hang is not waited for.
+        for who in &asked {
+            let _ = self.mesh.process(*who).unwrap().signal(Signal::SIGKILL);
+        }
+        self.again(&asked);
+    }
+
+    fn again(&mut self, whom: &[Who]) {
+        for who in whom {
             self.mesh.ended(*who).unwrap();
         }
-        self.mesh.start_again(&ended).unwrap();
+        self.mesh.start_again(whom).unwrap();
     }
 }
 
