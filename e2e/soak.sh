@@ -30,6 +30,11 @@ restart() {
   netns restarts:: --test-threads=6
 }
 
+combinations() {
+  echo "seed $NSM_SEED"
+  NSM_ALL_PAIRS=1 netns whatever_happens_to_the_meshs_processes
+}
+
 mutations() {
   echo "seed $NSM_SEED"
   netns five_thousand_messages
@@ -83,6 +88,7 @@ while [ $round = 0 ] || [ $SECONDS -lt "$limit" ]; do
   for pass in $(seq "$restarts"); do step "restarts-$round-$pass" restart; done
   export NSM_SEED=$((RANDOM * 32768 + RANDOM))
   step "mutations-$round" mutations
+  step "combinations-$round" combinations
   if command -v go > /dev/null; then
     step "conformance-$round" conformance
     step "spire-$round" spire

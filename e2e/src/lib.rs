@@ -6,6 +6,7 @@
 //! file open on them, processes end with the one that started them.
 
 pub mod figures;
+pub mod healing;
 pub mod interface;
 pub mod knock;
 pub mod kubernetes;

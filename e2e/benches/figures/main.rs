@@ -6,6 +6,7 @@
 
 mod bare;
 mod clients;
+mod heal;
 mod links;
 mod process;
 mod registry;
@@ -65,6 +66,12 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     }
     if wanted(&["P6"]) {
         clients::measure(&stage, &mut report).await?;
+    }
+    if wanted(&["P8"]) {
+        tokio::task::block_in_place(|| heal::first_packets(&mut report))?;
+    }
+    if wanted(&["P9"]) {
+        tokio::task::block_in_place(|| heal::many(&mut report))?;
     }
     if wanted(&["P13", "P29"]) {
         process::measure(&stage, &mut report).await?;

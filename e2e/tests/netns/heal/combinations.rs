@@ -17,14 +17,14 @@ use super::cases::{Action, Case, Fault, TARGETS, array, pairs, singles, triples}
 use crate::story::assert_whole;
 
 /// Long enough for all processes to come back on a busy machine, short enough to wait for forty times.
-const LIFE: Duration = Duration::from_secs(8);
+const LIFE: Duration = Duration::from_secs(12);
 
 /// How long a process hangs, and how long one that was ended is away.
 const HANGS: Duration = Duration::from_secs(1);
 const AWAY: Duration = Duration::from_millis(300);
 
 /// Meshes side by side.
-const MESHES: usize = 5;
+const MESHES: usize = 6;
 
 /// Connections of the client: one to each endpoint.
 const INTERFACES: [&str; 2] = ["nsm-1", "nsm-2"];
@@ -38,7 +38,11 @@ pub(super) struct Both {
 
 impl Both {
     pub(super) fn begin() -> Self {
-        let mut mesh = Mesh::start(LIFE).unwrap();
+        Self::begin_with(LIFE)
+    }
+
+    fn begin_with(life: Duration) -> Self {
+        let mut mesh = Mesh::start(life).unwrap();
         let endpoints = [mesh.endpoint(1, "near", &[]).unwrap(), mesh.endpoint(2, "far", &[]).unwrap()];
         let client = mesh.client(1, "kernel://near/nsm-1,kernel://far/nsm-2").unwrap();
         let both = Self { mesh, client, endpoints };
@@ -68,19 +72,31 @@ impl Both {
             };
             self.mesh.process(TARGETS[*target].0).unwrap().signal(signal).unwrap();
         }
-        let of = |stopped: bool| -> Vec<Who> {
-            let hit = faults.iter().filter(|(_, action)| (*action == Action::Stop) == stopped);
+        let of = |wanted: Action| -> Vec<Who> {
+            let hit = faults.iter().filter(|(_, action)| *action == wanted);
             hit.map(|(target, _)| TARGETS[*target].0).collect()
         };
-        let (stopped, ended) = (of(true), of(false));
-        time.run_for(if stopped.is_empty() { AWAY } else { HANGS }).unwrap();
+        let (killed, asked, stopped) = (of(Action::Kill), of(Action::Restart), of(Action::Stop));
+        time.run_for(AWAY).unwrap();
+        self.again(&killed);
+        if !stopped.is_empty() || !asked.is_empty() {
+            time.run_for(HANGS).unwrap();
+        }
         for who in stopped {
             self.mesh.process(who).unwrap().signal(Signal::SIGCONT).unwrap();
         }
-        for who in &ended {
+        // Who waits for others that hang is not waited for.
+        for who in &asked {
+            let _ = self.mesh.process(*who).unwrap().signal(Signal::SIGKILL);
+        }
+        self.again(&asked);
+    }
+
+    fn again(&mut self, whom: &[Who]) {
+        for who in whom {
             self.mesh.ended(*who).unwrap();
         }
-        self.mesh.start_again(&ended).unwrap();
+        self.mesh.start_again(whom).unwrap();
     }
 }
 
@@ -138,14 +154,15 @@ fn forwarders_that_are_restarted_again_and_again_lose_nothing() {
     if !may_run() {
         return;
     }
-    let mut both = Both::begin();
+    // Nobody can refresh anything while one after the other is away.
+    let mut both = Both::begin_with(3 * LIFE);
     let before = both.interfaces();
     let streams = both.streams();
     for round in 0..15 {
         both.suffer(&[(2 + round % 2, Action::Restart)], &streams[0]);
     }
     both.suffer(&[(2, Action::Restart), (3, Action::Restart)], &streams[0]);
-    streams[0].run_for(LIFE + Duration::from_secs(1)).unwrap();
+    streams[0].run_for(LIFE).unwrap();
     for stream in streams {
         assert_whole(stream);
     }

@@ -26,7 +26,7 @@ const MOVE_AFTER: Duration = Duration::from_secs(1);
 const CLOSED_BEFORE: u32 = 4;
 
 /// Longest try to repair a connection whose packets do not pass, before another endpoint is asked.
-const REPAIR_LIMIT: Duration = Duration::from_millis(300);
+const REPAIR_LIMIT: Duration = Duration::from_millis(500);
 
 /// A try to refresh has this part of the life that is left: a process that hangs is not to use it all up.
 const TRIES: u32 = 4;
