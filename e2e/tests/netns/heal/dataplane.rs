@@ -23,7 +23,7 @@ const BUDGET: Duration = Duration::from_millis(1200);
 const HEALING: Duration = Duration::from_millis(50);
 
 /// What a machine with two processors and many tests side by side may add.
-const BUSY: Duration = Duration::from_secs(1);
+const BUSY: Duration = Duration::from_secs(4);
 
 /// What a process that was killed needs to be back in its place.
 const BACK: Duration = Duration::from_secs(8);

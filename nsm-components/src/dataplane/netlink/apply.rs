@@ -174,6 +174,8 @@ fn is_done_already(operation: &Operation, error: &KernelError) -> bool {
         | Operation::AddAltname(..)
         | Operation::AddRoute(..)
         | Operation::AddRule(..) => error.errno() == Some(Errno::EEXIST),
+        // Without it the first packet searches by itself.
+        Operation::Acquaint(..) => error.errno().is_some(),
         _ => false,
     }
 }

@@ -11,7 +11,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop},
-    neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 
@@ -124,6 +124,9 @@ pub(super) fn of(operation: &Operation) -> Option<Request> {
         Operation::Acquaint(at, neighbour) => {
             let mut message = entry(at, *neighbour);
             message.header.state = NeighbourState::Reachable;
+            // Such entries age as others do, but none of them counts towards the bound that all namespaces of
+            // the machine share (`gc_thresh3`, 1,024): the node itself would find nobody any more.
+            message.header.flags = NeighbourFlags::ExtLearned;
             request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
         }
         Operation::RemoveNeighbour(at, neighbour) => {
