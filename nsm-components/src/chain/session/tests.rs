@@ -312,6 +312,21 @@ async fn what_was_closed_on_the_way_is_asked_for_anew_and_until_that_succeeds() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_expired_on_the_way_while_nobody_could_refresh_it_is_asked_for_as_it_was() {
+    let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
+    let reply = chain.start().request(&cx(), request("a")).await.unwrap();
+    probe.failing.store(usize::MAX, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(LIFE.unsigned_abs() * 3 / 4)).await;
+    session.cure(Cure::AskAnew);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    probe.failing.store(0, Ordering::SeqCst);
+    let before = probe.requests.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(probe.requests.load(Ordering::SeqCst) > before);
+    assert_eq!(*probe.last.lock(), Some(reply.connection.network_service_endpoint_name));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_close_told_right_after_an_answer_is_that_of_the_connection_before() {
     let (probe, chain, session) = session(Policy::Refresh(Duration::from_secs(5)));
     let reply = chain.start().request(&cx(), request("a")).await.unwrap();

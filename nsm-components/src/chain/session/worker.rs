@@ -223,8 +223,9 @@ impl Worker {
         }
         match cure {
             Cure::Ask => {}
-            // A close that was told this early may be that of the connection before.
-            Cure::AskAnew => self.anew |= told > answered + SETTLED_AFTER,
+            // A close that was told this early may be that of the connection before. What could not be refreshed
+            // for long has expired on the way: nobody decided against it, and its addresses are still in use.
+            Cure::AskAnew => self.anew |= told > answered + SETTLED_AFTER && !self.is_neglected(),
             Cure::Repair if self.packets == Packets::Lost => {}
             Cure::Repair => self.packets = Packets::Stuck,
             Cure::Leave => self.packets = Packets::Lost,

@@ -83,7 +83,12 @@ impl Worker {
     fn may_move(&mut self, error: &Error) -> bool {
         let dead = error.kind == Kind::Gone
             && self.dead_since.get_or_insert_with(Instant::now).elapsed() >= MOVE_AFTER;
-        dead || self.answered.is_some_and(|answered| answered.elapsed() >= self.life / 2)
+        dead || self.is_neglected()
+    }
+
+    /// Whether it could not be refreshed for half of its life.
+    pub(super) fn is_neglected(&self) -> bool {
+        self.answered.is_some_and(|answered| answered.elapsed() >= self.life / 2)
     }
 
     /// Asks for another endpoint. Nothing is ended before another one has answered: there may be none, and the
