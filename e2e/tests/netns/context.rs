@@ -101,8 +101,10 @@ fn describe(netns: &Netns, name: &str) -> String {
             }
         }
         let neighbours = netns.list(&format!("{family} neighbour show dev {name} nud permanent")).unwrap();
-        for neighbour in neighbours {
-            writeln!(out, "  neighbour {} permanent", text(&neighbour, "dst")).unwrap();
+        // The program shows what was learned beside it, whatever is asked for.
+        let lasts = |neighbour: &&Value| neighbour["state"][0] == "PERMANENT";
+        for neighbour in neighbours.iter().filter(lasts) {
+            writeln!(out, "  neighbour {} permanent", text(neighbour, "dst")).unwrap();
         }
     }
     out
