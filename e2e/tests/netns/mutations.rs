@@ -20,6 +20,7 @@ use nsm_components::{
     transport::{CLIENT_TOKEN, Channel, Token},
 };
 use nsm_e2e::{
+    figures::figures,
     mesh::{Mesh, START, Signal, Who},
     wait::{may_run, until_true},
 };
@@ -415,6 +416,8 @@ async fn mutate(mut mesh: Mesh, cases: Vec<Case>) {
     // A channel that was given up because an answer was late stands as long as there are watches on it.
     mesh.end(&[Who::Registry], Signal::SIGKILL).unwrap();
     mesh.start_again(&[Who::Registry]).unwrap();
+    let is_back = || figures(&mesh.metrics_socket(Who::Registry)).is_ok();
+    until_true("the registry is back", START, is_back).unwrap();
     let mut now = before.clone();
     let sockets: Vec<_> = before.passed_on.keys().map(|(_, path)| path.clone()).collect();
     until_true("no file is open but those of before, and channels", START, || {
