@@ -8,6 +8,8 @@ pub mod access;
 #[cfg(feature = "mesh")]
 mod causes;
 #[cfg(feature = "mesh")]
+pub mod checksum;
+#[cfg(feature = "mesh")]
 pub mod context;
 #[cfg(feature = "mesh")]
 mod counter;

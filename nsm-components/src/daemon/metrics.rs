@@ -44,8 +44,7 @@ impl Metrics {
         label: &'static str,
         read: impl Fn() -> Vec<(S, u64)> + Send + 'static,
     ) {
-        let row = move |(value, count): (S, u64)| (vec![(label, value.into())], count);
-        self.add(name, help, "counter", move || read().into_iter().map(row).collect());
+        self.labelled(name, help, "counter", label, read);
     }
 
     /// Numbers that go up and down, told apart by one label.
@@ -56,8 +55,19 @@ impl Metrics {
         label: &'static str,
         read: impl Fn() -> Vec<(S, u64)> + Send + 'static,
     ) {
+        self.labelled(name, help, "gauge", label, read);
+    }
+
+    fn labelled<S: Into<String>>(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        kind: &'static str,
+        label: &'static str,
+        read: impl Fn() -> Vec<(S, u64)> + Send + 'static,
+    ) {
         let row = move |(value, count): (S, u64)| (vec![(label, value.into())], count);
-        self.add(name, help, "gauge", move || read().into_iter().map(row).collect());
+        self.add(name, help, kind, move || read().into_iter().map(row).collect());
     }
 
     /// A number that goes up and down.

@@ -15,6 +15,7 @@ use nix::{
 };
 
 use super::desired::{Desired, End, Link, Role};
+use crate::api::checksum::checksum;
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 
@@ -80,23 +81,14 @@ fn advertisement(mac: [u8; 6], ip: Ipv6Addr) -> Vec<u8> {
     message.extend(mac);
     let length = u8::try_from(message.len()).unwrap_or(u8::MAX);
     let pseudo = [ip.octets().as_slice(), &all_nodes.octets(), &[0, 0, 0, length, 0, 0, 0, ICMPV6]].concat();
-    let sum = checksum(&[pseudo, message.clone()].concat());
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let sum = checksum(&[&pseudo, &message]);
+    message[2..4].copy_from_slice(&sum);
     let mut frame = ethernet(ALL_NODES, mac, IPV6);
     frame.extend([0x60, 0, 0, 0, 0, length, ICMPV6, 255]);
     frame.extend(ip.octets());
     frame.extend(all_nodes.octets());
     frame.extend(message);
     frame
-}
-
-/// RFC 1071; of an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes.as_chunks().0.iter().map(|pair| u32::from(u16::from_be_bytes(*pair))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -122,6 +114,6 @@ mod tests {
         assert_eq!((&frame[62..78], &frame[80..86]), (ip.octets().as_slice(), MAC.as_slice()));
         // Source and destination, length, next header, message.
         let summed = [&frame[22..54], &[0, 0, 0, 32, 0, 0, 0, 58], &frame[54..]].concat();
-        assert_eq!(checksum(&summed), 0);
+        assert_eq!(checksum(&[&summed]), [0, 0]);
     }
 }

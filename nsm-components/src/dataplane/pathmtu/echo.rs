@@ -17,6 +17,7 @@ use nix::{
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::Answer;
+use crate::api::checksum::checksum;
 
 /// Longest wait for an answer; twice what a way around the world takes.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -182,19 +183,6 @@ fn packet_v6(local: Ipv6Addr, peer: Ipv6Addr, id: [u8; 2], number: u16, size: us
     packet[24..40].copy_from_slice(&peer.octets());
     packet.extend(icmp);
     packet
-}
-
-/// RFC 1071; every part but the last has an even length.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
-    let words = parts.iter().flat_map(|part| part.chunks(2));
-    let sum: u64 =
-        words.map(|word| u64::from(word[0]) << 8 | word.get(1).copied().map_or(0, u64::from)).sum();
-    let mut folded = sum;
-    while folded > 0xffff {
-        folded = (folded & 0xffff) + (folded >> 16);
-    }
-    let folded = u16::try_from(folded).unwrap_or_default();
-    (!folded).to_be_bytes()
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use rustix::{
 };
 use tokio::net::UdpSocket;
 
+use crate::api::checksum::checksum;
+
 /// Types of ICMP (RFC 792) and ICMPv6 (RFC 4443).
 const REQUEST: (u8, u8) = (8, 128);
 const REPLY: (u8, u8) = (0, 129);
@@ -38,16 +40,6 @@ fn of(to: IpAddr, types: (u8, u8)) -> u8 {
     if to.is_ipv4() { types.0 } else { types.1 }
 }
 
-/// RFC 1071.
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(0)
-}
-
 fn request(to: IpAddr, cookie: [u8; COOKIE], sequence: u16) -> [u8; HEADER + COOKIE] {
     let mut packet = [0; HEADER + COOKIE];
     packet[0] = of(to, REQUEST);
@@ -56,8 +48,8 @@ fn request(to: IpAddr, cookie: [u8; COOKIE], sequence: u16) -> [u8; HEADER + COO
     packet[HEADER..].copy_from_slice(&cookie);
     if to.is_ipv4() {
         // That of ICMPv6 the kernel writes.
-        let sum = checksum(&packet);
-        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+        let sum = checksum(&[&packet]);
+        packet[2..4].copy_from_slice(&sum);
     }
     packet
 }
@@ -138,7 +130,7 @@ mod tests {
     fn an_echo_has_a_sum_that_receivers_find_right() {
         let to = "10.0.0.1".parse().unwrap();
         let packet = request(to, [1, 2, 3, 4, 5, 6, 7, 8], 9);
-        assert_eq!(checksum(&packet), 0);
+        assert_eq!(checksum(&[&packet]), [0, 0]);
         assert_eq!((packet[0], &packet[6..8]), (8, [0, 9].as_slice()));
     }
 
