@@ -33,6 +33,8 @@ use tokio::{
 };
 use tower_test::mock::{self, SendResponse};
 
+mod stored;
+
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// One write, as the API server saw it.
@@ -70,18 +72,7 @@ fn desired() -> Vec<Desired> {
 
 /// The object as an API server has it after our apply, with `ready` of its two pods ready.
 fn stored(desired: &Desired, ready: i64) -> Value {
-    let mut object = desired.body.clone();
-    let mut fields = fields_of(&object);
-    if let Some(map) = fields.as_object_mut() {
-        map.remove("f:apiVersion");
-        map.remove("f:kind");
-    }
-    if let Some(map) = fields["f:metadata"].as_object_mut() {
-        map.remove("f:name");
-        map.remove("f:namespace");
-    }
-    object["metadata"]["managedFields"] =
-        json!([{"manager": "nsm-operator", "operation": "Apply", "fieldsV1": fields}]);
+    let mut object = stored::applied(desired);
     object["metadata"]["uid"] = desired.key.to_string().into();
     object["metadata"]["resourceVersion"] = "7".into();
     object["metadata"]["generation"] = 1.into();
@@ -100,15 +91,6 @@ fn stored(desired: &Desired, ready: i64) -> Value {
         _ => {}
     }
     object
-}
-
-fn fields_of(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            map.iter().map(|(name, value)| (format!("f:{name}"), fields_of(value))).collect()
-        }
-        _ => json!({}),
-    }
 }
 
 /// Runs the operator until it has written the status of the config: what it wrote, in order.
