@@ -58,6 +58,12 @@ reasons! {
         WaitingForIdle,
         /// Someone undoes what the operator writes: the message names the fields and their managers.
         NonConverging,
+        /// More than half of the mesh would be deleted at once, and is not: the message names what, and how
+        /// to allow it.
+        PruneHeld,
+        /// A new revision of the node daemons did not get ready on a node, which has the old one back: the
+        /// message names it.
+        RolloutHalted,
         /// The API server is too old for this operator, which does nothing.
         UnsupportedServer,
         /// Admission policies of the installation are not in force: the message names them.

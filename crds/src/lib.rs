@@ -39,8 +39,9 @@ pub use self::{
         NetworkServiceEndpointStatus, Payload, ServiceLabels, Workload, WorkloadResources,
     },
     nsmconfig::{
-        Component, ComponentKind, DeletionPolicy, Forwarder, Identity, Images, LogLevel, MeshConnections,
-        NSMConfig, NSMConfigSpec, NSMConfigStatus, Process, PullPolicy,
+        Component, ComponentKind, DeletionPolicy, Forwarder, Identity, Images, KnownAccount, LogLevel,
+        MeshConnections, NSMConfig, NSMConfigSpec, NSMConfigStatus, Process, PullPolicy, RolloutStatus,
+        ServiceAddress,
     },
     nsmnodestate::{
         ConnectionCounts, ConnectionState, NSMNodeState, NSMNodeStateRoot, NSMNodeStateStatus, NodeEndpoint,

@@ -263,9 +263,8 @@ pub struct NSMConfigStatus {
     pub observed_generation: Option<i64>,
     /// `Ready`: AllReady, Progressing, ComponentNotReady, NonConverging, ApplyFailed, InvalidConfig,
     /// WaitingForIdle, Deleting. `Reconciling`: UpToDate, Progressing, WaitingForIdle, Deleting, Paused,
-    /// PlanOnly, and the reasons of `Stalled`. `Stalled`: NonConverging, ApplyFailed, InvalidConfig,
-    /// UnsupportedServer; as
-    /// long as it is `False`, UpToDate. `Protected`: PoliciesInForce, PoliciesMissing.
+    /// PlanOnly, and the reasons of `Stalled`. `Stalled`: NonConverging, RolloutHalted, PruneHeld,
+    /// ApplyFailed, InvalidConfig, UnsupportedServer; as long as it is `False`, UpToDate. `Protected`: PoliciesInForce, PoliciesMissing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -273,6 +272,17 @@ pub struct NSMConfigStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub components: Vec<Component>,
+    /// How far nodes are moved to another revision of their daemons; absent when none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+    /// Addresses of the mesh's Services: one that is made anew gets its own again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub services: Vec<ServiceAddress>,
+    /// Service accounts whose tokens pods have: with a new one they are restarted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub service_accounts: Vec<KnownAccount>,
     /// All connections of the mesh.
     #[serde(default)]
     pub connections: MeshConnections,
@@ -288,6 +298,47 @@ pub enum ComponentKind {
     DaemonSet,
     /// Some pods.
     Deployment,
+}
+
+/// Moving nodes to another revision of their daemons, one at a time.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    /// The revision that is wanted.
+    pub revision: String,
+    /// All nodes.
+    pub nodes: i32,
+    /// Nodes that have it.
+    pub done: i32,
+    /// What it waits for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The node where it did not get ready; it goes no further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_node: Option<String>,
+}
+
+/// The address of a Service.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAddress {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: String,
+}
+
+/// A service account by its uid, which a token is bound to.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownAccount {
+    /// Its name.
+    pub name: String,
+    /// Its uid when the mesh was made.
+    pub first_uid: String,
+    /// Its uid.
+    pub uid: String,
 }
 
 /// One workload of the mesh.

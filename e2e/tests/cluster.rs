@@ -51,10 +51,12 @@ fn an_edited_daemonset_image_is_put_back() {
     let k = Kubectl::new();
     installed(&k);
     let image = ".spec.template.spec.containers[0].image";
-    let before = k.field("nsm-system", "daemonset", "forwarder", image);
-    k.run(&["-n", "nsm-system", "set", "image", "daemonset/forwarder", "forwarder=nsm.local/other:1"]);
+    let forwarder = mesh::daemon_set(&k, "forwarder");
+    let before = k.field("nsm-system", "daemonset", &forwarder, image);
+    let set = format!("daemonset/{forwarder}");
+    k.run(&["-n", "nsm-system", "set", "image", &set, "forwarder=nsm.local/other:1"]);
     eventually("the image is put back", MINUTE, || {
-        k.field("nsm-system", "daemonset", "forwarder", image) == before
+        k.field("nsm-system", "daemonset", &forwarder, image) == before
     });
     eventually("the mesh is ready again", MINUTE, || mesh::is_ready(&k));
 }

@@ -26,6 +26,12 @@ mod invalid;
 mod outage;
 #[path = "controlplane/overrides.rs"]
 mod overrides;
+#[path = "controlplane/plan.rs"]
+mod plan;
+#[path = "controlplane/prune.rs"]
+mod prune;
+#[path = "controlplane/recreated.rs"]
+mod recreated;
 #[path = "controlplane/removal.rs"]
 mod removal;
 #[path = "controlplane/repair.rs"]
@@ -36,9 +42,13 @@ mod reports;
 mod rest;
 #[path = "controlplane/rights.rs"]
 mod rights;
+#[path = "controlplane/rollout.rs"]
+mod rollout;
 #[path = "controlplane/settings.rs"]
 mod settings;
 #[path = "controlplane/stage.rs"]
 mod stage;
+#[path = "controlplane/storms.rs"]
+mod storms;
 #[path = "controlplane/told.rs"]
 mod told;

@@ -5,10 +5,10 @@ mod error;
 
 use std::{fmt, future::Future, time::Duration};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use nsm_crds::{NSMConfig, NSMNodeState};
@@ -139,6 +139,26 @@ impl Writer {
         }
     }
 
+    /// Says where a DaemonSet that is not rendered any more runs; all else of it stays as it is.
+    pub async fn place(&self, key: &Key, uid: &str, affinity: Value) -> Result<DynamicObject, Error> {
+        let params = PatchParams { field_manager: Some(names::MANAGER.into()), ..PatchParams::default() };
+        let spec = json!({"template": {"spec": {"affinity": affinity}}});
+        let body = Patch::Merge(json!({"metadata": {"uid": uid}, "spec": spec}));
+        self.in_time(key, self.api(key).patch(&key.name, &params, &body)).await
+    }
+
+    /// Gives a node the label that says which revision runs there, or takes it off.
+    pub async fn mark_node(&self, name: &str, label: Option<&str>) -> Result<(), Error> {
+        let params = PatchParams { field_manager: Some(names::MANAGER.into()), ..PatchParams::default() };
+        let body = Patch::Merge(json!({"metadata": {"labels": {names::NODE_REVISION: label}}}));
+        let api: Api<Node> = Api::all(self.client.clone());
+        match self.in_time(&format!("label of Node {name}"), api.patch_metadata(name, &params, &body)).await {
+            // A node that is gone has none.
+            Err(Error::Request { source, .. }) if is_gone(&source) => Ok(()),
+            result => result.map(|_| ()),
+        }
+    }
+
     /// Writes the status of a resource.
     pub async fn status<K>(&self, object: &K, status: &impl Serialize) -> Result<K, Error>
     where
@@ -230,6 +250,40 @@ impl Writer {
             Api::namespaced_with(self.client.clone(), &key.namespace, &resource)
         }
     }
+}
+
+/// What the API server would make of an `NSMConfig` with this spec, with its defaults and nothing else: it is
+/// asked, and nothing is written.
+pub async fn rehearse_config(client: &Client, name: &str, spec: &Value) -> Result<NSMConfig, Error> {
+    let what = format!("NSMConfig {name}");
+    let ask = async {
+        let api: Api<NSMConfig> = Api::all(client.clone());
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let there = api.get_opt(name).await?;
+        let metadata = there.as_ref().map_or_else(|| json!({"name": name}), |there| json!(there.metadata));
+        let body = json!({
+            "apiVersion": NSMConfig::api_version(&()), "kind": NSMConfig::kind(&()), "metadata": metadata, "spec": spec,
+        });
+        let bytes = serde_json::to_vec(&body).map_err(kube::Error::SerdeError)?;
+        let request = kube::core::Request::new(NSMConfig::url_path(&(), None));
+        let request = match there {
+            Some(_) => request.replace(name, &params, bytes),
+            None => request.create(&params, bytes),
+        };
+        client.request(strict(request.map_err(kube::Error::BuildRequest)?)).await
+    };
+    match timeout(TIMEOUT, ask).await {
+        Ok(answer) => answer.map_err(|error| Error::from_kube(what, error)),
+        Err(_) => Err(Error::Timeout { what }),
+    }
+}
+
+/// The same request, which refuses fields that nobody knows.
+fn strict(mut request: http::Request<Vec<u8>>) -> http::Request<Vec<u8>> {
+    if let Ok(uri) = format!("{}&fieldValidation=Strict", request.uri()).parse() {
+        *request.uri_mut() = uri;
+    }
+    request
 }
 
 /// Status of a resource of either scope: [`Api`] wants to know the scope as a type.

@@ -1,17 +1,22 @@
 //! The watches: one a kind, shared by all controllers, each feeding a store and one queue of
 //! changes. A watch that fails is opened again, first soon, then ever less often.
 
+mod projection;
+
 use std::{
     collections::BTreeMap,
     fmt::Debug,
     hash::{BuildHasher, Hash, RandomState},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::StreamExt;
+use futures::{StreamExt, future};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::DynamicObject,
+    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
         reflector::{Store, store::Writer, store::WriterDropped},
@@ -24,10 +29,13 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::warn;
 
+pub use self::projection::Projection;
+use self::projection::{News, Projector, Words};
 use crate::{
     metrics::{self, Metrics},
     names,
     object::{Key, Kind},
+    rollout::Mark,
 };
 
 /// What a watch noticed.
@@ -44,6 +52,8 @@ pub enum Change {
     Config,
     /// A node's report.
     Node,
+    /// Which revision is to run on a node, or a pod of a node daemon.
+    Placement,
     /// A `NetworkService`, by namespace and name.
     Service(String, String),
     /// An endpoint template, by namespace and name.
@@ -66,10 +76,27 @@ pub struct Stores {
     pub nodes: Store<NSMNodeState>,
     /// All network services.
     pub services: Store<NetworkService>,
-    /// All endpoints; of registrations nothing but the name.
+    /// Endpoint templates; registrations are not kept.
     pub endpoints: Store<NetworkServiceEndpoint>,
+    /// The labels of all nodes that say which revision runs there.
+    pub marks: Projection<Mark>,
+    /// All pods of node daemons.
+    pub pods: Projection<DaemonPod>,
     /// All objects with the operator's label, by kind.
     pub owned: BTreeMap<Kind, Store<DynamicObject>>,
+}
+
+/// What is known of a pod of a node daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonPod {
+    /// The daemon.
+    pub daemon: Arc<str>,
+    /// Its revision.
+    pub revision: Arc<str>,
+    /// Where it is.
+    pub node: Option<Arc<str>>,
+    /// It is ready, and not about to end.
+    pub ready: bool,
 }
 
 impl Stores {
@@ -85,6 +112,12 @@ impl Stores {
         for store in self.owned.values() {
             store.wait_until_ready().await?;
         }
+        let marks = async { self.marks.wait_until_ready().await.is_err() };
+        let pods = async { self.pods.wait_until_ready().await.is_err() };
+        if marks.await || pods.await {
+            // Only a watch that has ended for good never tells.
+            future::pending::<()>().await;
+        }
         Ok(())
     }
 }
@@ -94,15 +127,24 @@ pub struct Watches {
     tasks: JoinSet<()>,
     metrics: Metrics,
     changes: mpsc::Sender<Change>,
+    /// After which the API server ends a watch, to be opened again where it was.
+    timeout: Duration,
 }
+
+/// How long a watch is open, unless it is set otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(290);
 
 /// Bound of the queue of changes; a full one holds up the watches, not the memory.
 const QUEUE: usize = 1024;
 
 /// Opens all watches.
-pub fn start(client: &Client, metrics: &Metrics) -> (Watches, Stores, mpsc::Receiver<Change>) {
+pub fn start(
+    client: &Client,
+    metrics: &Metrics,
+    timeout: Duration,
+) -> (Watches, Stores, mpsc::Receiver<Change>) {
     let (changes, receiver) = mpsc::channel(QUEUE);
-    let mut watches = Watches { tasks: JoinSet::new(), metrics: metrics.clone(), changes };
+    let mut watches = Watches { tasks: JoinSet::new(), metrics: metrics.clone(), changes, timeout };
     let stores = Stores {
         configs: watches.crd(client, no_managed_fields, |_| Some(Change::Config)),
         nodes: watches.crd(client, no_managed_fields, |_| Some(Change::Node)),
@@ -110,27 +152,40 @@ pub fn start(client: &Client, metrics: &Metrics) -> (Watches, Stores, mpsc::Rece
             let (namespace, name) = names_of(service);
             Some(Change::Service(namespace, name))
         }),
-        endpoints: watches.crd(client, only_templates, template_change),
+        endpoints: watches.templates(client),
+        marks: watches.project(Api::<PartialObjectMeta<Node>>::all(client.clone()), None, |node, _| {
+            Mark::of(node.labels().get(names::NODE_REVISION).map(String::as_str))
+        }),
+        pods: watches.project(Api::<Pod>::all(client.clone()), Some(names::DAEMON_REVISION), daemon_pod),
         owned: Kind::ALL.into_iter().map(|kind| (kind, watches.owned(client, kind))).collect(),
     };
     (watches, stores, receiver)
 }
 
 impl Watches {
+    fn config(&self) -> watcher::Config {
+        watcher::Config::default().timeout(u32::try_from(self.timeout.as_secs()).unwrap_or(u32::MAX))
+    }
+
+    fn templates(&mut self, client: &Client) -> Store<NetworkServiceEndpoint> {
+        let (api, config) = (Api::all(client.clone()), self.config());
+        let change = |endpoint: &NetworkServiceEndpoint, _| template_change(endpoint);
+        self.watch(api, config, None, Writer::default(), only_templates, is_kept, change)
+    }
+
     fn crd<K>(&mut self, client: &Client, strip: fn(&mut K), change: fn(&K) -> Option<Change>) -> Store<K>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
         let api = Api::all(client.clone());
-        let config = watcher::Config::default();
-        self.watch(api, config, None, Writer::default(), strip, move |object, _| change(object))
+        let config = self.config();
+        self.watch(api, config, None, Writer::default(), strip, |_| true, move |object, _| change(object))
     }
 
     fn owned(&mut self, client: &Client, kind: Kind) -> Store<DynamicObject> {
         let resource = kind.resource();
         let api = Api::all_with(client.clone(), &resource);
-        let selected =
-            watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));
+        let selected = self.config().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));
         // managedFields stay: the comparison is led by them.
         self.watch(
             api,
@@ -138,6 +193,7 @@ impl Watches {
             Some(kind),
             Writer::new(resource),
             |_| (),
+            |_| true,
             move |object, deleted| {
                 let (namespace, name) = names_of(object);
                 let deleted = deleted.then(|| object.resource_version().unwrap_or_default());
@@ -146,6 +202,44 @@ impl Watches {
         )
     }
 
+    /// A watch of which little is kept.
+    fn project<K, V>(
+        &mut self,
+        api: Api<K>,
+        selector: Option<&str>,
+        project: fn(&K, &mut Words) -> V,
+    ) -> Projection<V>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        V: PartialEq + Send + Sync + 'static,
+    {
+        let (mut projector, projection) = Projector::new();
+        let config = match selector {
+            Some(labels) => self.config().labels(labels),
+            None => self.config(),
+        };
+        let changes = self.changes.clone();
+        let resource = api.resource_url().to_owned();
+        let metrics = self.metrics.clone();
+        self.tasks.spawn(async move {
+            let mut events = std::pin::pin!(watcher(api, config).backoff(Steady::default()));
+            while let Some(event) = events.next().await {
+                let news = match event {
+                    Ok(event) => projector.note(event, project),
+                    Err(error) => {
+                        failed(&metrics, &resource, &error);
+                        News::None
+                    }
+                };
+                if news != News::None && changes.send(Change::Placement).await.is_err() {
+                    return;
+                }
+            }
+        });
+        projection
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what differs between kinds")]
     fn watch<K, F>(
         &mut self,
         api: Api<K>,
@@ -153,6 +247,7 @@ impl Watches {
         kind: Option<Kind>,
         writer: Writer<K>,
         strip: fn(&mut K),
+        keep: fn(&K) -> bool,
         change: F,
     ) -> Store<K>
     where
@@ -165,7 +260,8 @@ impl Watches {
         let resource = api.resource_url().to_owned();
         let metrics = self.metrics.clone();
         self.tasks.spawn(async move {
-            let events = watcher(api, config).backoff(Steady::default()).modify(strip).reflect(writer);
+            let events = watcher(api, config).backoff(Steady::default()).modify(strip);
+            let events = events.filter_map(move |event| future::ready(kept(event, keep))).reflect(writer);
             let mut events = std::pin::pin!(events);
             let mut since = Instant::now();
             while let Some(event) = events.next().await {
@@ -179,8 +275,7 @@ impl Watches {
                     }
                     Ok(Event::InitApply(_)) => None,
                     Err(error) => {
-                        metrics.count(metrics::WATCH_RESTARTS, &[("resource", &resource)]);
-                        warn!(%resource, error = &error as &dyn std::error::Error, "a watch failed and is opened again");
+                        failed(&metrics, &resource, &error);
                         None
                     }
                 };
@@ -192,6 +287,25 @@ impl Watches {
         });
         store
     }
+}
+
+fn failed(metrics: &Metrics, resource: &str, error: &watcher::Error) {
+    metrics.count(metrics::WATCH_RESTARTS, &[("resource", resource)]);
+    warn!(%resource, error = error as &dyn std::error::Error, "a watch failed and is opened again");
+}
+
+/// What matters of a pod of a node daemon.
+fn daemon_pod(pod: &Pod, words: &mut Words) -> DaemonPod {
+    let mut label = |name: &str| words.of(pod.labels().get(name).map(String::as_str).unwrap_or_default());
+    let (daemon, revision) = (label(names::NAME), label(names::DAEMON_REVISION));
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let says = conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let leaving = pod.metadata.deletion_timestamp.is_some();
+    DaemonPod { daemon, revision, node: node.map(|node| words.of(node)), ready: says && !leaving }
 }
 
 fn names_of<K: Resource>(object: &K) -> (String, String) {
@@ -209,6 +323,19 @@ fn only_templates(endpoint: &mut NetworkServiceEndpoint) {
     if endpoint.spec.workload.is_none() {
         endpoint.spec = nsm_crds::NetworkServiceEndpointSpec::default();
     }
+}
+
+/// The event, for a store that keeps only some objects; what is kept no more is gone from it.
+fn kept<K>(event: watcher::Result<Event<K>>, keep: fn(&K) -> bool) -> Option<watcher::Result<Event<K>>> {
+    match event {
+        Ok(Event::Apply(object)) if !keep(&object) => Some(Ok(Event::Delete(object))),
+        Ok(Event::InitApply(object)) if !keep(&object) => None,
+        event => Some(event),
+    }
+}
+
+fn is_kept(endpoint: &NetworkServiceEndpoint) -> bool {
+    template_change(endpoint).is_some()
 }
 
 /// What is a template, or was one and has a status from then.

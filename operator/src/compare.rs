@@ -62,6 +62,11 @@ pub fn others(live: &Value, path: &str, manager: &str) -> Vec<String> {
     names
 }
 
+/// Whether a manager has applied this field.
+pub fn applied(live: &Value, path: &str, manager: &str) -> bool {
+    applied_fields(live, manager).is_some_and(|fields| owns(&Value::Object(fields.clone()), path))
+}
+
 /// Names in a path may themselves have a `/`, so the fields lead.
 fn owns(fields: &Value, path: &str) -> bool {
     let Some(rest) = path.strip_prefix('/') else { return true };

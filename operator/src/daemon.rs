@@ -94,26 +94,37 @@ pub async fn client(identity: &str) -> Result<Client, Error> {
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut config = Config::infer().await?;
+    // What was refused for now is tried again by whoever asked, who tells of it meanwhile.
+    config.default_retry = false;
     let agent = format!("nsm-operator/{} ({identity})", env!("CARGO_PKG_VERSION"));
     let agent = http::HeaderValue::try_from(agent).map_err(|_| Error::Identity { name: identity.into() })?;
     config.headers.push((http::header::USER_AGENT, agent));
     Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
 }
 
+/// What one process of the operator is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of its pod.
+    pub identity: String,
+    /// Where health and figures are served.
+    pub listen_on: String,
+    /// How long the daemons of a node may take to get ready in another revision.
+    pub node_timeout: Duration,
+    /// How long a watch is open before the API server ends it.
+    pub watch_timeout: Duration,
+}
+
 /// Runs the operator until it is told to stop; what has begun is brought to its end.
-pub async fn run(
-    client: Client,
-    installation: Installation,
-    identity: &str,
-    listen_on: &str,
-) -> Result<(), Error> {
+pub async fn run(client: Client, installation: Installation, options: &Options) -> Result<(), Error> {
+    let Options { identity, listen_on, node_timeout, watch_timeout } = options;
     let stop = stop_signal()?;
     info!(version = env!("CARGO_PKG_VERSION"), identity, ?installation, "the operator starts");
     let listener = health::listen(listen_on)
         .await
         .map_err(|source| Error::Listen { address: listen_on.into(), source })?;
     let metrics = Metrics::default();
-    let (watches, stores, mut changes) = collect::start(&client, &metrics);
+    let (watches, stores, mut changes) = collect::start(&client, &metrics, *watch_timeout);
     let health =
         Arc::new(Health { stores: stores.clone(), metrics: metrics.clone(), ready: AtomicBool::new(false) });
     let mut tasks = JoinSet::new();
@@ -131,7 +142,7 @@ pub async fn run(
         let writer = Writer::new(client.clone(), fence.clone(), metrics.clone()).telling_as(identity);
         let context =
             Context::new(Known::new(stores.clone()), writer, installation.clone(), server, metrics.clone());
-        lead(context, &fence, &mut changes, stop.clone()).await;
+        lead(context.with_node_timeout(*node_timeout), &fence, &mut changes, stop.clone()).await;
     }
     leave.send_replace(true);
     // It ends within the time of one request.

@@ -136,6 +136,12 @@ impl Known {
         self.stores.owned.iter().flat_map(of_kind).collect()
     }
 
+    /// The DaemonSets of node daemons that this owner has, as they are.
+    pub fn daemon_sets(&self, owner: &str) -> Vec<(Owned, Value)> {
+        let sets = self.controlled_by(owner).into_iter().filter(|object| object.key.kind == Kind::DaemonSet);
+        sets.filter_map(|object| Some((object.clone(), self.live(&object.key)?))).collect()
+    }
+
     /// Whether a workload of some template is there.
     pub fn runs_templates(&self) -> bool {
         self.stores.owned.get(&Kind::Deployment).is_some_and(|store| {
@@ -189,6 +195,12 @@ pub struct Owned {
 }
 
 impl Owned {
+    /// An object that was just made.
+    pub fn made(key: &Key, live: &Value) -> Self {
+        let uid = live.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        Self { key: key.clone(), uid, leaving: false, member: true }
+    }
+
     fn new(kind: Kind, object: &DynamicObject) -> Self {
         Self {
             key: Key { kind, namespace: object.namespace().unwrap_or_default(), name: object.name_any() },

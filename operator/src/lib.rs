@@ -5,6 +5,8 @@
 //! | [`names`], [`object`] | words that all share: labels, kinds, keys | none |
 //! | [`validate`], [`render`], [`install`] | resources and settings into the objects they mean | none |
 //! | [`compare`], [`plan`], [`convergence`], [`status`] | desired and observed into differences, steps, conditions and sums | none |
+//! | [`rollout`] | which revision of the node daemons runs on which node, and the next step | none |
+//! | [`kept`] | what of objects must outlive them | none |
 //! | [`server`] | which API servers will do | none |
 //! | [`preflight`] | what is looked at before a leader begins | reads |
 //! | [`dereference`], [`collect`] | what the watches know, and the watches | reads |
@@ -13,6 +15,7 @@
 //! | [`apply`] | the only writer of everything else, behind the fence | writes |
 //! | [`metrics`] | figures | none |
 //! | [`health`] | serves figures and health | listens |
+//! | [`forecast`] | what an `NSMConfig` would change on a cluster | reads |
 //! | [`remove`] | removes a mesh as its user would, for uninstalling | deletes the `NSMConfig` |
 //! | [`daemon`] | client, logs, signals | process |
 //! | [`controllers`] | which of the above follows which event | by way of the others |
@@ -30,8 +33,10 @@ pub mod convergence;
 pub mod daemon;
 pub mod dereference;
 pub mod election;
+pub mod forecast;
 pub mod health;
 pub mod install;
+pub mod kept;
 pub mod lease;
 pub mod metrics;
 pub mod names;
@@ -40,6 +45,7 @@ pub mod plan;
 pub mod preflight;
 pub mod remove;
 pub mod render;
+pub mod rollout;
 pub mod server;
 pub mod status;
 pub mod validate;

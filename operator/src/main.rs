@@ -1,10 +1,10 @@
 //! `nsm-operator`: installs, watches and upgrades Network Service Mesh.
 
-use std::time::Duration;
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
-use nsm_operator::{daemon, install, names, validate::Installation};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nsm_operator::{daemon, forecast, install, names, validate::Installation};
 
 /// Kubernetes operator for Network Service Mesh.
 #[derive(Parser)]
@@ -18,6 +18,9 @@ struct Cli {
 enum Command {
     /// Run the operator until SIGTERM.
     Run(Run),
+    /// Print what an NSMConfig would change on a cluster, and exit.
+    #[command(after_help = PLAN_HELP)]
+    Plan(Plan),
     /// Remove the mesh, and wait until the operator has done so; before the operator itself is removed.
     Remove(Remove),
     /// Print the resource definitions as YAML.
@@ -45,9 +48,53 @@ struct Run {
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     #[arg(long, env = "NSM_OPERATOR_LISTEN_ON", default_value = "[::]:8080")]
     listen_on: String,
+    /// How long the daemons of a node may take to get ready in another revision, before it is taken back.
+    #[arg(long, env = "NSM_NODE_TIMEOUT", default_value = "2m", value_parser = humantime::parse_duration)]
+    node_timeout: Duration,
+    /// How long a watch is open before the API server ends it, and it is opened again where it was.
+    #[arg(long, env = "NSM_WATCH_TIMEOUT", default_value = "290s", value_parser = humantime::parse_duration)]
+    watch_timeout: Duration,
     /// What is logged: a level, or a filter such as `info,nsm_operator=debug`.
     #[arg(long, env = "NSM_LOG_LEVEL", default_value = "info")]
     log_level: String,
+}
+
+const PLAN_HELP: &str = "\
+Nothing is written: the API server is asked for a dry run of the NSMConfig and for lists of what the operator made.
+
+Exit codes:
+  0  nothing would change
+  1  it cannot be said: the cluster does not answer, or not as it should
+  2  something would change
+  3  the settings cannot be used
+
+Examples:
+  nsm-operator plan -f config/samples/nsmconfig.yaml
+  kubectl get nsm default -o yaml | sed s/INFO/DEBUG/ | nsm-operator plan -f -
+  nsm-operator plan -f nsmconfig.yaml -o json | jq -r '.changes[] | select(.action == \"delete\").name'";
+
+#[derive(Args)]
+struct Plan {
+    /// File with the NSMConfig, or - for standard input.
+    #[arg(short, long, value_name = "FILE")]
+    filename: PathBuf,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// Namespace of the operator.
+    #[arg(long, default_value = names::OPERATOR_NAMESPACE)]
+    namespace: String,
+    /// Image of the mesh, where the NSMConfig names none; by default the one the operator was installed with.
+    #[arg(long)]
+    mesh_image: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    /// One line a change, and a sum.
+    Text,
+    /// {"changes": [{"action", "kind", "namespace", "name", "because"}]}.
+    Json,
 }
 
 #[derive(Args)]
@@ -77,18 +124,54 @@ struct Manifests {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
+        Command::Plan(options) => return plan(options).await,
         Command::Run(options) => run(options).await,
         Command::Remove(options) => {
             daemon::logs("info")?;
             let client = daemon::client("remove").await?;
-            Ok(nsm_operator::remove::mesh(&client, options.timeout).await?)
+            nsm_operator::remove::mesh(&client, options.timeout).await?;
+            Ok(())
         }
         Command::Crd => print(&install::crds()?),
         Command::Manifests(options) => print(&install::manifests(&options.into())?),
         Command::Version => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
     }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+/// Prints what would change; the exit code tells whether anything would.
+async fn plan(options: Plan) -> anyhow::Result<ExitCode> {
+    let Plan { filename, output, namespace, mesh_image } = options;
+    let file = filename.display().to_string();
+    let text = if file == "-" {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(&filename)
+    };
+    let text = text.with_context(|| format!("{file} cannot be read"))?;
+    let (name, spec) = match forecast::config(&file, &text) {
+        Ok(config) => config,
+        Err(error) => return Ok(refuse(&error)),
+    };
+    let client = daemon::client("plan").await?;
+    let installation = forecast::installation(&client, &namespace, mesh_image).await?;
+    let forecast = match forecast::forecast(&client, &name, &spec, &installation).await {
+        Ok(forecast) => forecast,
+        Err(error @ forecast::Error::Settings(_)) => return Ok(refuse(&error)),
+        Err(error) => return Err(error.into()),
+    };
+    match output {
+        Output::Text => print(&forecast.text())?,
+        Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&forecast)?))?,
+    }
+    Ok(if forecast.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+fn refuse(error: &forecast::Error) -> ExitCode {
+    eprintln!("Error: {error}");
+    ExitCode::from(3)
 }
 
 async fn run(options: Run) -> anyhow::Result<()> {
@@ -99,7 +182,9 @@ async fn run(options: Run) -> anyhow::Result<()> {
         service_account: options.service_account,
     };
     let client = daemon::client(&options.identity).await?;
-    daemon::run(client, installation, &options.identity, &options.listen_on).await?;
+    let Run { identity, listen_on, node_timeout, watch_timeout, .. } = options;
+    let options = daemon::Options { identity, listen_on, node_timeout, watch_timeout };
+    daemon::run(client, installation, &options).await?;
     Ok(())
 }
 

@@ -25,6 +25,16 @@ pub const TEMPLATE: &str = "operator.networkservicemesh.io/template";
 /// someone else.
 pub const REVISION: &str = "operator.networkservicemesh.io/revision";
 
+/// Label of node daemons' DaemonSets and pods, with the revision of their pod template.
+pub const DAEMON_REVISION: &str = "operator.networkservicemesh.io/daemon-revision";
+
+/// Label of a node: which revision of the mesh's daemons runs there while one replaces another. Of this
+/// prefix the API server lets no kubelet change labels.
+pub const NODE_REVISION: &str = "revision.node-restriction.kubernetes.io/nsm";
+
+/// Annotation of a pod template: the uid of its service account, once that was made anew.
+pub const ACCOUNT: &str = "operator.networkservicemesh.io/service-account";
+
 /// Finalizer of the `NSMConfig`: the mesh is removed in order before it is.
 pub const FINALIZER: &str = "operator.networkservicemesh.io/teardown";
 
@@ -36,6 +46,10 @@ pub const PLAN_ONLY: &str = "operator.networkservicemesh.io/plan-only";
 
 /// Annotation of the `NSMConfig`: a new value tries at once what is only tried seldom by now.
 pub const RETRY: &str = "operator.networkservicemesh.io/retry";
+
+/// Annotation of the `NSMConfig`: so many objects, and no more, may be deleted at once although they are
+/// most of the mesh.
+pub const ALLOW_PRUNE: &str = "operator.networkservicemesh.io/allow-prune";
 
 /// The objects of a mesh are an apply set (KEP-3659), and the `NSMConfig` is its parent.
 pub mod apply_set {
@@ -92,9 +106,11 @@ pub mod role {
 pub mod policy {
     /// Who writes which `NSMNodeState`.
     pub const NODE_STATE: &str = "nsm-nodestate-by-its-node";
+    /// Who says which revision runs on a node, and what else the operator changes of one.
+    pub const NODE_REVISION: &str = "nsm-revision-by-operator";
 
     /// All of them.
-    pub const ALL: [&str; 1] = [NODE_STATE];
+    pub const ALL: [&str; 2] = [NODE_STATE, NODE_REVISION];
 }
 
 /// Secret with the root key, in the operator's namespace.

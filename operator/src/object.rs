@@ -99,6 +99,17 @@ pub struct Key {
     pub name: String,
 }
 
+impl Key {
+    /// The component that a workload is of: the name of a DaemonSet ends with its revision.
+    pub fn component(&self) -> &str {
+        let revision = |text: &str| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match self.name.rsplit_once('-') {
+            Some((component, end)) if self.kind == Kind::DaemonSet && revision(end) => component,
+            _ => &self.name,
+        }
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, namespace, name } = self;
@@ -150,19 +161,48 @@ impl Desired {
         prune(&mut body);
         let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
         let key = Key { kind, namespace: text("/metadata/namespace"), name: text("/metadata/name") };
-        let revision = format!("{:016x}", fnv(body.to_string().as_bytes()));
-        let metadata = &mut body["metadata"];
-        if !metadata["annotations"].is_object() {
-            metadata["annotations"] = json!({});
-        }
-        metadata["annotations"][names::REVISION] = revision.into();
+        note_revision(&mut body);
         Ok(Self { key, body })
+    }
+
+    /// The same object with another body.
+    #[must_use]
+    pub fn with(&self, change: impl FnOnce(&mut Value)) -> Self {
+        let Self { key, mut body } = self.clone();
+        if let Some(metadata) = body["metadata"].as_object_mut() {
+            let annotations = metadata.get_mut("annotations").and_then(Value::as_object_mut);
+            let left = annotations.is_some_and(|annotations| {
+                annotations.remove(names::REVISION);
+                !annotations.is_empty()
+            });
+            if !left {
+                metadata.remove("annotations");
+            }
+        }
+        change(&mut body);
+        note_revision(&mut body);
+        Self { key, body }
     }
 
     /// The hash of what was rendered.
     pub fn revision(&self) -> Option<&str> {
         revision(&self.body)
     }
+}
+
+fn note_revision(body: &mut Value) {
+    let revision = format!("{:016x}", fnv(body.to_string().as_bytes()));
+    let metadata = &mut body["metadata"];
+    if !metadata["annotations"].is_object() {
+        metadata["annotations"] = json!({});
+    }
+    metadata["annotations"][names::REVISION] = revision.into();
+}
+
+/// A short hash of a value, fit for names.
+pub fn digest(value: &Value) -> String {
+    let hash = fnv(value.to_string().as_bytes());
+    format!("{:08x}", (hash >> 32) ^ (hash & 0xffff_ffff))
 }
 
 /// The hash noted in an object.
@@ -207,6 +247,7 @@ mod tests {
         assert_eq!(one.body["spec"], json!({"image": "i", "dir": {}}));
         assert_eq!(one.key.to_string(), "Deployment n/a");
         assert_eq!(one, Desired::new(Kind::Deployment, &object("i")).unwrap());
+        assert_eq!(one.with(|_| ()), one, "what is not changed is the same");
         assert_ne!(one.revision(), Desired::new(Kind::Deployment, &object("j")).unwrap().revision());
     }
 

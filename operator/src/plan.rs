@@ -100,13 +100,18 @@ impl Gate {
 
     /// Takes into account an object of a tier, after what was to be done about it was done.
     pub fn pass(&mut self, tier: &'static str, kind: Kind, live: Option<&Value>) {
-        let (serves, complete) = match kind {
-            Kind::Deployment | Kind::DaemonSet => {
-                let rollout = Rollout::of(live);
-                (rollout.serves(), rollout.complete())
-            }
-            _ => (live.is_some(), live.is_some()),
-        };
+        if kind.is_workload() {
+            return self.pass_rollout(tier, Rollout::of(live));
+        }
+        self.note(tier, live.is_some(), live.is_some());
+    }
+
+    /// Takes into account how far a workload of a tier is.
+    pub fn pass_rollout(&mut self, tier: &'static str, rollout: Rollout) {
+        self.note(tier, rollout.serves(), rollout.complete());
+    }
+
+    fn note(&mut self, tier: &'static str, serves: bool, complete: bool) {
         if !serves {
             self.no_create.get_or_insert(tier);
         }
@@ -120,13 +125,19 @@ impl Gate {
 /// remove the rest last but for the namespace.
 pub fn teardown_order(key: &Key) -> usize {
     let workloads = names::component::ALL.len();
-    let component = names::component::ALL.iter().rev().position(|name| *name == key.name);
+    let component = names::component::ALL.iter().rev().position(|name| *name == key.component());
     match key.kind {
         Kind::Deployment | Kind::DaemonSet => component.unwrap_or(0),
         Kind::RoleBinding if key.name == names::role::OPERANDS => workloads + 1,
         Kind::Namespace => workloads + 2,
         _ => workloads,
     }
+}
+
+/// Whether so many objects of all that a mesh has may be deleted at once: half of them, or as many as
+/// someone has looked at and allowed. More than that is likelier a mistake than a wish.
+pub fn may_prune(superfluous: usize, all: usize, allowed: usize) -> bool {
+    superfluous * 2 <= all || superfluous <= allowed
 }
 
 /// What would be done about an object, for people.
@@ -181,6 +192,19 @@ mod tests {
         let mut edited = written(&one);
         edited["spec"]["image"] = json!("evil");
         assert!(matches!(step(&one, Some(&edited)), Step::PutBack(_)));
+    }
+
+    #[test]
+    fn more_than_half_of_a_mesh_is_not_deleted_at_once_unless_someone_says_how_many() {
+        for (superfluous, all, allowed, may) in
+            [(0, 0, 0, true), (10, 20, 0, true), (11, 20, 0, false), (11, 20, 11, true), (12, 20, 11, false)]
+        {
+            assert_eq!(
+                may_prune(superfluous, all, allowed),
+                may,
+                "{superfluous} of {all}, {allowed} allowed"
+            );
+        }
     }
 
     #[test]

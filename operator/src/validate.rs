@@ -102,6 +102,8 @@ pub fn mesh(config: &NSMConfig, installation: &Installation) -> Result<Mesh, Err
         max_token_lifetime: spec.max_token_lifetime.clone(),
         forwarders: spec.forwarders.clone(),
         overrides: overrides(spec),
+        addresses: BTreeMap::new(),
+        accounts: BTreeMap::new(),
         owner: owner(config, "NSMConfig")?,
     })
 }
@@ -131,6 +133,8 @@ pub struct Directives {
     pub plan_only: bool,
     /// A new value asks for another try.
     pub retry: Option<String>,
+    /// How many objects may be deleted at once though they are most of the mesh.
+    pub allow_prune: usize,
 }
 
 /// Reads the annotations.
@@ -141,6 +145,7 @@ pub fn directives(config: &NSMConfig) -> Directives {
         paused: holds(names::PAUSED),
         plan_only: holds(names::PLAN_ONLY),
         retry: annotation(names::RETRY),
+        allow_prune: annotation(names::ALLOW_PRUNE).and_then(|value| value.parse().ok()).unwrap_or(0),
     }
 }
 

@@ -13,21 +13,26 @@ use std::{fs, path::Path};
 /// Rows of modules; each may use its own row's row-mates only as said, and all rows above.
 const ROWS: [&[&str]; 5] = [
     &["names", "object", "election", "server", "metrics"],
-    &["compare", "render", "status", "install", "validate", "plan", "convergence"],
-    &["apply", "collect", "dereference", "lease", "preflight", "remove"],
+    &["compare", "render", "status", "install", "validate", "plan", "convergence", "rollout", "kept"],
+    &["apply", "collect", "dereference", "lease", "preflight", "remove", "forecast"],
     &["controllers", "health"],
     &["daemon"],
 ];
 
 /// Arrows within a row.
-const WITHIN: [(&str, &str); 7] = [
+const WITHIN: [(&str, &str); 12] = [
     ("object", "names"),
     ("validate", "render"),
     ("plan", "compare"),
     ("plan", "status"),
+    ("rollout", "render"),
+    ("kept", "render"),
+    ("kept", "compare"),
+    ("status", "kept"),
     ("dereference", "collect"),
     ("install", "names"),
     ("apply", "lease"),
+    ("forecast", "apply"),
 ];
 
 fn row(module: &str) -> usize {

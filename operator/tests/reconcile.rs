@@ -111,7 +111,7 @@ async fn writes(objects: Vec<Value>) -> Vec<Write> {
         }
     });
     let client = Client::new(service, "default");
-    let (watches, stores, mut changes) = collect::start(&client, &Metrics::default());
+    let (watches, stores, mut changes) = collect::start(&client, &Metrics::default(), collect::TIMEOUT);
     timeout(DEADLINE, stores.ready()).await.expect("lists in time").expect("stores live");
     let fence = Fence::until(Instant::now() + DEADLINE * 2);
     let context = Context::new(
@@ -188,7 +188,9 @@ async fn an_install_writes_each_object_once_up_to_the_first_tier_that_is_not_rea
     let (status, objects) = writes.split_last().unwrap();
     let wanted: Vec<String> = desired()
         .iter()
-        .take_while(|object| object.key.name != "nsm-identity-agent" || object.key.kind != Kind::DaemonSet)
+        .take_while(|object| {
+            object.key.component() != "nsm-identity-agent" || object.key.kind != Kind::DaemonSet
+        })
         .map(|object| object.key.to_string())
         .collect();
     let written: Vec<String> = objects.iter().map(key).collect();
@@ -219,7 +221,8 @@ async fn an_edit_is_put_back_while_other_components_are_broken() {
     forwarder["spec"]["template"]["spec"]["hostNetwork"] = json!(false);
     objects.push(config_object());
     let writes = writes(objects).await;
-    assert_eq!(writes.iter().map(key).collect::<Vec<_>>()[0], "DaemonSet nsm-system/forwarder");
+    let first = key(&writes[0]);
+    assert!(first.starts_with("DaemonSet nsm-system/forwarder-"), "{first}");
     assert_eq!(writes.len(), 2, "{writes:?}");
     assert_eq!(writes[0].body["metadata"].get("resourceVersion"), None);
     assert_eq!(

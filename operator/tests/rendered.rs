@@ -128,7 +128,7 @@ fn every_object_is_labelled_owned_and_marked() {
 /// The environment of a rendered container as its process sees it on a node.
 fn environment(name: &str) -> BTreeMap<String, String> {
     let object = all().into_iter().find(|object| {
-        object.key.name == name && object.body.pointer("/spec/template/spec/containers").is_some()
+        object.key.component() == name && object.body.pointer("/spec/template/spec/containers").is_some()
     });
     let container = object.expect("a workload").body["spec"]["template"]["spec"]["containers"][0].clone();
     let mut known: BTreeMap<String, String> =

@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, api::PostParams};
 use serde_json::{Value, json};
 
-use super::{ControlPlane, plane};
+use super::{ControlPlane, Proxy, plane};
 
 /// A service account with a token: it may do what it is allowed to, and nothing else.
 #[derive(Clone, Debug)]
@@ -73,6 +73,17 @@ impl Account {
         // JSON is YAML.
         fs::write(&kubeconfig, config.to_string())?;
         Ok(Self { kubeconfig, user })
+    }
+
+    /// The same account, which reaches the API server by way of a proxy.
+    pub fn through(&self, proxy: &Proxy) -> Result<Self> {
+        let mut config: Value = serde_saphyr::from_str(&fs::read_to_string(&self.kubeconfig)?)?;
+        for entry in config["clusters"].as_array_mut().into_iter().flatten() {
+            entry["cluster"] = json!({"server": proxy.url()});
+        }
+        let kubeconfig = self.kubeconfig.with_extension("proxied");
+        fs::write(&kubeconfig, config.to_string())?;
+        Ok(Self { kubeconfig, user: self.user.clone() })
     }
 
     /// A client with the rights of the account.

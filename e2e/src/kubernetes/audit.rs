@@ -173,12 +173,20 @@ impl Requests {
     }
 }
 
+/// The name of a node daemon, without the revision that its DaemonSet has.
+pub fn without_revision(name: &str) -> &str {
+    let revision = |text: &str| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    name.rsplit_once('-').filter(|(_, end)| revision(end)).map_or(name, |(daemon, _)| daemon)
+}
+
 // === impl Request ===
 
 impl Request {
-    /// Verb and object, such as `patch nsmconfigs/status default` or `patch daemonsets nsm-system/nsmgr`.
+    /// Verb and object, such as `patch nsmconfigs/status default` or `patch daemonsets nsm-system/nsmgr`. Of
+    /// a DaemonSet the revision in its name is left off.
     pub fn words(&self) -> String {
         let Object { resource, subresource, namespace, name, .. } = &self.object;
+        let name = if resource == "daemonsets" { without_revision(name) } else { name };
         let part = if subresource.is_empty() { String::new() } else { format!("/{subresource}") };
         let place = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
         let refused = if self.code() < 300 { String::new() } else { format!(" ({})", self.code()) };

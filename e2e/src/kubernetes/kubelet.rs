@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -34,7 +34,7 @@ impl Kubelet {
         Self(tokio::spawn(over_and_over(PACE, look)))
     }
 
-    /// Where controllers make pods: says that these are ready.
+    /// Where controllers make pods: brings those of nodes there, says that they are ready, and lets them end.
     pub fn for_pods(client: Client) -> Self {
         let look = move || {
             let client = client.clone();
@@ -95,14 +95,49 @@ async fn workloads_run(client: &Client, nodes: i32) -> Result<()> {
 
 async fn pods_run(client: &Client) -> Result<()> {
     for pod in Api::<Pod>::all(client.clone()).list(&ListParams::default()).await? {
+        let api: Api<Pod> = Api::namespaced(client.clone(), &namespace(&pod));
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        if phase != Some("Running") && pod.metadata.deletion_timestamp.is_none() {
-            let api: Api<Pod> = Api::namespaced(client.clone(), &namespace(&pod));
+        if pod.metadata.deletion_timestamp.is_some() {
+            api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
+        } else if let Some(node) = unbound(&pod) {
+            bind(client, &pod, node).await?;
+        } else if phase != Some("Running") && !is_broken(&pod) {
             let ready =
                 json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
             api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(ready)).await?;
         }
     }
+    Ok(())
+}
+
+/// Whether its image is one that no node has.
+fn is_broken(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.filter_map(|container| container.image.as_deref()).any(|image| image.ends_with(":broken"))
+}
+
+/// The node that a pod of a DaemonSet is for, while it is not there.
+fn unbound(pod: &Pod) -> Option<&str> {
+    let spec = pod.spec.as_ref().filter(|spec| spec.node_name.is_none())?;
+    let nodes = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &nodes.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let fields = terms.iter().filter_map(|term| term.match_fields.as_ref()).flatten();
+    fields
+        .filter(|field| field.key == "metadata.name")
+        .find_map(|field| field.values.as_ref()?.first().map(String::as_str))
+}
+
+/// Does what a scheduler would.
+async fn bind(client: &Client, pod: &Pod, node: &str) -> Result<()> {
+    let name = pod.name_any();
+    let binding = json!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    });
+    let url = format!("/api/v1/namespaces/{}/pods/{name}/binding", namespace(pod));
+    let request =
+        kube::core::Request::new(url).create(&PostParams::default(), serde_json::to_vec(&binding)?)?;
+    client.request_text(request).await?;
     Ok(())
 }
 

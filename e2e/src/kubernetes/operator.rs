@@ -34,6 +34,16 @@ impl Operator {
 
     /// Starts the operator of the pod with this name, with the rights of the account.
     pub fn start(plane: &ControlPlane, account: &Account, pod: &str) -> Result<Self> {
+        Self::start_with(plane, account, pod, &[])
+    }
+
+    /// The same with more variables.
+    pub fn start_with(
+        plane: &ControlPlane,
+        account: &Account,
+        pod: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let program = programs::operator()?;
         let log = plane.folder().join(format!("{pod}.log"));
         // Alone the signal at the parent's death tells it that the test was killed.
@@ -42,7 +52,10 @@ impl Operator {
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         command.env("KUBECONFIG", account.kubeconfig()).env("NSM_MESH_IMAGE", Self::MESH_IMAGE);
         command.env("POD_NAME", pod).env("NSM_OPERATOR_LISTEN_ON", "127.0.0.1:0");
+        // Nothing of a test takes long.
+        command.env("NSM_NODE_TIMEOUT", "15s");
         command.env("NSM_LOG_LEVEL", "info,nsm_operator=debug");
+        command.envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = spawn(command, &log).context("start the operator")?;
         Ok(Self { child, log })
@@ -57,6 +70,20 @@ impl Operator {
         Ok(())
     }
 
+    /// Runs the operator's command that tells what would change, with all rights: its exit code, what it prints,
+    /// and what it says.
+    pub fn plan(plane: &ControlPlane, arguments: &[&str], config: &str) -> Result<(i32, String, String)> {
+        let file = plane.folder().join("plan.yaml");
+        fs::write(&file, config)?;
+        let mut command = Command::new(programs::operator()?);
+        command.arg("plan").arg("--filename").arg(&file).args(arguments);
+        command.env("KUBECONFIG", plane.kubeconfig()).stdin(Stdio::null());
+        let output = command.output().context("start the command")?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let code = output.status.code().context("the command was killed")?;
+        Ok((code, text(&output.stdout), text(&output.stderr)))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
@@ -69,6 +96,13 @@ impl Operator {
             self.child.try_wait()?.ok_or_else(|| anyhow!("it runs on"))
         })
         .await
+    }
+
+    /// Memory that it holds now, in KiB.
+    pub fn resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
     /// Fails when it ended by itself.

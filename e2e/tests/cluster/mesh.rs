@@ -27,6 +27,13 @@ pub fn pods_are_ready(k: &Kubectl) -> bool {
         })
 }
 
+/// Name of the only DaemonSet of a node daemon.
+pub fn daemon_set(k: &Kubectl, daemon: &str) -> String {
+    let selector = format!("app.kubernetes.io/name={daemon}");
+    let name = "jsonpath={.items[*].metadata.name}";
+    k.text(&["-n", "nsm-system", "get", "daemonsets", "-l", &selector, "-o", name])
+}
+
 pub fn connections(k: &Kubectl) -> u64 {
     k.field("", "nsm", "default", ".status.connections.total").parse().unwrap_or(0)
 }

@@ -32,9 +32,10 @@ async fn every_edit_of_the_mesh_is_put_back_with_one_write() {
 
     let mark = stage.audit.mark().await.unwrap();
     let image = edit(pod_of("nsmgr", json!({"image": "evil.example/nsm:1"})));
-    daemons.patch("nsmgr", &user, &image).await.unwrap();
+    let nsmgr = stage.daemon_set("nsmgr").await.unwrap().name_any();
+    daemons.patch(&nsmgr, &user, &image).await.unwrap();
     eventually("the image to be put back", async || {
-        let image = &containers(&json(&daemons.get("nsmgr").await?)?)["image"];
+        let image = &containers(&json(&daemons.get(&nsmgr).await?)?)["image"];
         ensure!(image == "nsm.local/nsm:dev", "{image}");
         Ok(())
     })

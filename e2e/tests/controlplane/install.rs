@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, ResourceExt, api::ListParams};
-use nsm_e2e::kubernetes::{Kubelet, eventually};
+use nsm_e2e::kubernetes::{Kubelet, eventually, without_revision};
 
 use crate::stage::{CONFIG, MESH, NODES, Stage};
 
@@ -53,7 +53,8 @@ async fn a_mesh_is_installed_tier_by_tier_with_one_write_an_object() {
         there.sort_by_key(|name| WORKLOADS.iter().position(|(known, _)| known == name));
         assert_eq!(there, expected, "a later tier began before {name} was ready");
         if on_nodes {
-            Kubelet::run_daemon_set(&stage.client, MESH, name, NODES, NODES).await.unwrap();
+            let set = stage.daemon_set(name).await.unwrap().name_any();
+            Kubelet::run_daemon_set(&stage.client, MESH, &set, NODES, NODES).await.unwrap();
         } else {
             Kubelet::run_deployment(&stage.client, MESH, name).await.unwrap();
         }
@@ -88,10 +89,10 @@ async fn a_mesh_is_installed_tier_by_tier_with_one_write_an_object() {
 async fn workloads(stage: &Stage) -> Result<Vec<String>> {
     let all = ListParams::default();
     let deployments = Api::<Deployment>::namespaced(stage.client.clone(), MESH).list(&all).await?;
-    let daemons = Api::<DaemonSet>::namespaced(stage.client.clone(), MESH).list(&all).await?;
+    let daemons = stage.daemon_sets().await?;
     Ok(deployments
         .iter()
         .map(ResourceExt::name_any)
-        .chain(daemons.iter().map(ResourceExt::name_any))
+        .chain(daemons.iter().map(|set| without_revision(&set.name_any()).to_owned()))
         .collect())
 }

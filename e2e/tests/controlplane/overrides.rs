@@ -1,13 +1,13 @@
 //! What is laid over pod templates, and forwarders on nodes of their own.
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Api, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use nsm_crds::NSMConfig;
-use nsm_e2e::kubernetes::{eventually, file, repository};
+use nsm_e2e::kubernetes::{eventually, file, repository, without_revision};
 use serde_json::{Value, json};
 
 use crate::stage::{MESH, Stage};
@@ -66,12 +66,11 @@ async fn the_sample_of_all_settings_is_a_mesh_and_a_forwarder_that_is_dropped_is
         daemons(&stage).await.unwrap(),
         ["forwarder", "forwarder-fast", "nsm-identity-agent", "nsmgr"]
     );
-    let all = Api::<DaemonSet>::namespaced(stage.client.clone(), MESH);
-    let nsmgr = serde_json::to_value(all.get("nsmgr").await.unwrap()).unwrap();
+    let nsmgr = serde_json::to_value(stage.daemon_set("nsmgr").await.unwrap()).unwrap();
     let env = nsmgr["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().clone();
     assert!(env.contains(&json!({"name": "NSM_MAX_REQUESTS_IN_FLIGHT", "value": "512"})), "{env:?}");
     assert!(env.iter().any(|variable| variable["name"] == "NSM_NAME"), "{env:?}");
-    let fast = serde_json::to_value(all.get("forwarder-fast").await.unwrap()).unwrap();
+    let fast = serde_json::to_value(stage.daemon_set("forwarder-fast").await.unwrap()).unwrap();
     let pod = &fast["spec"]["template"]["spec"];
     assert_eq!(pod["nodeSelector"], json!({"example.com/pool": "fast"}));
     assert_eq!(pod["containers"][0]["resources"]["requests"], json!({"cpu": "1", "memory": "32Mi"}));
@@ -107,9 +106,8 @@ async fn set(stage: &Stage, spec: &Value) {
 
 /// Names of all DaemonSets.
 async fn daemons(stage: &Stage) -> Result<Vec<String>> {
-    let daemons = Api::<DaemonSet>::namespaced(stage.client.clone(), MESH);
-    let mut names: Vec<_> =
-        daemons.list(&ListParams::default()).await?.iter().map(ResourceExt::name_any).collect();
+    let daemons = stage.daemon_sets().await?;
+    let mut names: Vec<_> = daemons.iter().map(|set| without_revision(&set.name_any()).to_owned()).collect();
     names.sort();
     Ok(names)
 }

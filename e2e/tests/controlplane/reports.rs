@@ -9,7 +9,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use nsm_crds::{NSMConfig, NSMNodeState, NetworkService, NetworkServiceEndpoint};
@@ -125,8 +125,9 @@ async fn nobody_but_the_nsmgr_reports_and_the_nsmgr_does_nothing_else() {
     forbidden("status of the mesh", configs.patch_status("default", &patch, &nothing).await);
     let services: Api<NetworkService> = Api::namespaced(nsmgr.clone(), MESH);
     forbidden("services", services.list(&ListParams::default()).await);
+    let name = stage.daemon_set("nsmgr").await.unwrap().name_any();
     let daemons: Api<DaemonSet> = Api::namespaced(nsmgr.clone(), MESH);
-    forbidden("workloads", daemons.patch("nsmgr", &patch, &nothing).await);
+    forbidden("workloads", daemons.patch(&name, &patch, &nothing).await);
     let maps: Api<ConfigMap> = Api::namespaced(nsmgr.clone(), MESH);
     forbidden("config maps", maps.create(&post, &serde_json::from_value(here("a")).unwrap()).await);
     let pods: Api<Pod> = Api::all(nsmgr.clone());

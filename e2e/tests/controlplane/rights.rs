@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, api::DynamicObject};
-use nsm_crds::NetworkServiceEndpoint;
+use nsm_crds::{NSMConfig, NetworkServiceEndpoint};
 use nsm_e2e::kubernetes::{Mark, Request, Requests, eventually, file, repository};
 use serde_json::{Value, json};
 
@@ -24,7 +24,8 @@ const ROLES: [&str; 3] = ["nsm-operator", "nsm-operator-operands", "nsm-endpoint
 async fn every_right_of_the_operator_is_used_and_none_is_missing() {
     let mut stage = Stage::with_mesh_and_controllers().await.unwrap();
     let mark = stage.audit.mark().await.unwrap();
-    stage.plane.kubectl(&["delete", "nsm", "default", "--timeout=60s"]).unwrap();
+    stage.add_node("w1").await.unwrap();
+    removed(&stage).await.unwrap();
     // Everything an operator does, from the first Lease on.
     stage.stop_operator().await.unwrap();
     stage.plane.kubectl(&["--namespace=nsm-operator", "delete", "lease", "nsm-operator"]).unwrap();
@@ -33,18 +34,19 @@ async fn every_right_of_the_operator_is_used_and_none_is_missing() {
     stage.apply(&CONFIG.replace("{}", two)).await.unwrap();
     stage.ready().await.unwrap();
     stage.apply(CONFIG).await.unwrap();
-    let daemons: Api<DaemonSet> = Api::namespaced(stage.client.clone(), "nsm-system");
     eventually("the second forwarder to be gone", async || {
-        ensure!(daemons.get_opt("forwarder-b").await?.is_none(), "it is there");
+        ensure!(stage.daemon_set("forwarder-b").await.is_err(), "it is there");
         Ok(())
     })
     .await
     .unwrap();
+    // And its nodes are moved.
+    stage.ready().await.unwrap();
     stage.apply(SHOP).await.unwrap();
     report(&stage, "node1", &json!({"connections": {"total": 1, "up": 1, "down": 0}})).await.unwrap();
     let deployments: Api<Deployment> = Api::namespaced(stage.client.clone(), "shop");
     eventually("the endpoint's Deployment", async || Ok(deployments.get("till").await?)).await.unwrap();
-    stage.plane.kubectl(&["delete", "nsm", "default", "--timeout=60s"]).unwrap();
+    removed(&stage).await.unwrap();
     let templates: Api<NetworkServiceEndpoint> = Api::namespaced(stage.client.clone(), "shop");
     eventually("the template to know", async || {
         let status = templates.get("till").await?.status.unwrap_or_default();
@@ -66,6 +68,17 @@ async fn every_right_of_the_operator_is_used_and_none_is_missing() {
     assert!(granted.len() > 30, "{granted:#?}");
     let unused: Vec<_> = granted.difference(&used(&asked)).cloned().collect();
     assert!(unused.is_empty(), "granted and never used: {unused:#?}");
+}
+
+/// Removes the mesh. Whoever waited in kubectl would hold up the pods, which have to end meanwhile.
+async fn removed(stage: &Stage) -> Result<()> {
+    stage.plane.kubectl(&["delete", "nsm", "default", "--wait=false"])?;
+    let configs: Api<NSMConfig> = Api::all(stage.client.clone());
+    eventually("the mesh to be gone", async || {
+        ensure!(configs.get_opt("default").await?.is_none(), "it is there");
+        Ok(())
+    })
+    .await
 }
 
 async fn all(stage: &Stage, mark: Mark) -> Result<Vec<Request>> {

@@ -1,7 +1,7 @@
 //! Settings that cannot be used: said with what would be right, and forgotten once they are fixed.
 
 use anyhow::ensure;
-use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Namespace};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -15,8 +15,7 @@ use crate::stage::{MESH, NODES, Stage};
 #[tokio::test]
 async fn settings_that_cannot_be_used_leave_the_mesh_as_it_is_until_they_are_fixed() {
     let stage = Stage::with_mesh().await.unwrap();
-    let daemons: Api<DaemonSet> = Api::namespaced(stage.client.clone(), MESH);
-    let before = daemons.get("nsmgr").await.unwrap();
+    let before = stage.daemon_set("nsmgr").await.unwrap();
     let mark = stage.audit.mark().await.unwrap();
     // A duration to the API server, and none to the mesh.
     set(&stage, &json!({"maxTokenLifetime": "+10m", "logLevel": "DEBUG"})).await;
@@ -28,11 +27,11 @@ async fn settings_that_cannot_be_used_leave_the_mesh_as_it_is_until_they_are_fix
     .await;
     let written = stage.audit.of(stage.account.user(), mark).await.unwrap().writes();
     assert_eq!(written.words(), ["patch nsmconfigs/status default"]);
-    assert_eq!(daemons.get("nsmgr").await.unwrap().resource_version(), before.resource_version());
+    assert_eq!(stage.daemon_set("nsmgr").await.unwrap().resource_version(), before.resource_version());
 
     set(&stage, &json!({"maxTokenLifetime": "90m"})).await;
     stage.ready().await.unwrap();
-    let text = serde_json::to_string(&daemons.get("nsmgr").await.unwrap().spec).unwrap();
+    let text = serde_json::to_string(&stage.daemon_set("nsmgr").await.unwrap().spec).unwrap();
     assert!(text.contains("90m") && text.contains("DEBUG"), "{text}");
 }
 

@@ -2,13 +2,21 @@
 
 use std::{ops::Deref, sync::OnceLock};
 
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{Api, Client, api::ListParams};
+use anyhow::{Context, Result, anyhow, ensure};
+use k8s_openapi::{
+    api::{apps::v1::DaemonSet, core::v1::Node},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
 use nsm_crds::{NSMConfig, NSMConfigStatus};
 use nsm_e2e::kubernetes::{
     Account, Audit, ControlPlane, Kubelet, Operator, apply, apply_file, documents, eventually, repository,
+    without_revision,
 };
+use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
 
 /// Namespace of the mesh.
@@ -112,6 +120,7 @@ impl Stage {
     fn cleared(self) -> Result<Self> {
         let all = ["delete", "nsmnode,netsvc,nse", "--all", "--all-namespaces", "--wait=false"];
         self.plane.kubectl(&all)?;
+        self.plane.kubectl(&["delete", "nodes", "--all", "--wait=false"])?;
         // Without a garbage collector their Deployments stay.
         let made = ["delete", "deployments", "--selector", "operator.networkservicemesh.io/template"];
         self.plane.kubectl(&[&made[..], &["--all-namespaces", "--wait=false"]].concat())?;
@@ -137,6 +146,31 @@ impl Stage {
         let status = operator.stop().await?;
         ensure!(status.success(), "the operator ended with {status}");
         Ok(())
+    }
+
+    /// The only DaemonSet of a node daemon.
+    pub(crate) async fn daemon_set(&self, daemon: &str) -> Result<DaemonSet> {
+        let mut all = self.daemon_sets().await?;
+        all.retain(|set| without_revision(&set.name_any()) == daemon);
+        let [only] =
+            <[DaemonSet; 1]>::try_from(all).map_err(|all| anyhow!("{} DaemonSets of {daemon}", all.len()))?;
+        Ok(only)
+    }
+
+    /// A node that there would be; the next story begins without.
+    pub(crate) async fn add_node(&self, name: &str) -> Result<()> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let node = json!({"metadata": {"name": name}});
+        nodes.create(&PostParams::default(), &serde_json::from_value(node)?).await?;
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(ready)).await?;
+        Ok(())
+    }
+
+    /// All DaemonSets of the mesh.
+    pub(crate) async fn daemon_sets(&self) -> Result<Vec<DaemonSet>> {
+        let daemons: Api<DaemonSet> = Api::namespaced(self.client.clone(), MESH);
+        Ok(daemons.list(&ListParams::default()).await?.items)
     }
 
     /// Applies manifests as a user.

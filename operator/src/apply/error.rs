@@ -63,6 +63,12 @@ impl Error {
         matches!(self, Self::Refused { .. })
     }
 
+    /// Whether the API server does not know the object or its kind.
+    pub fn is_missing(&self) -> bool {
+        let missing = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
+        matches!(self, Self::Request { source, .. } if missing(source))
+    }
+
     pub(super) fn from_kube(what: String, error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::from_status(what, *status),

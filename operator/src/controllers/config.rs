@@ -8,19 +8,23 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use kube::{ResourceExt, runtime::controller::Action};
-use nsm_crds::{Component, NSMConfig};
+use nsm_crds::{Component, NSMConfig, RolloutStatus};
+use serde_json::Value;
 
 use super::{
-    Context, Error, object_key, rehearsal,
+    Context, Error,
+    daemons::{self, Daemons},
+    object_key, rehearsal,
     report::{self, Delay},
     teardown,
 };
 use crate::{
     apply::{self, Pods},
     dereference::Owned,
+    kept::{Kept, addressed},
     metrics,
-    object::{Desired, Key},
-    plan::{self, Gate, step},
+    object::{Desired, Key, Kind},
+    plan::{self, Gate, Step, step},
     render::{self, Mesh, Tier},
     status::{GRACE, Outcome, Rollout},
     validate::{self, Directives},
@@ -41,8 +45,17 @@ async fn run(config: &NSMConfig, context: &Context) -> Result<Action, Error> {
     let directives = validate::directives(config);
     if context.breaker().retry(directives.retry.as_deref()) {
         context.attempts.succeeded(&key);
+        context.moves().retry();
     }
     let mut components = Vec::new();
+    let mut kept = Kept::told(report::last(config, context).as_ref());
+    if let Some(mesh) = validate::mesh(config, &context.installation)
+        .ok()
+        .filter(|_| config.metadata.deletion_timestamp.is_none())
+    {
+        remember(&mut kept, &render::mesh(&mesh)?, context);
+    }
+    let mut rollout = config.status.as_ref().and_then(|status| status.rollout.clone());
     let made = if let Some(refusal) = &context.server.refusal {
         Ok(Outcome::Unsupported(refusal.clone()))
     } else if config.metadata.deletion_timestamp.is_some() && !directives.paused {
@@ -54,21 +67,34 @@ async fn run(config: &NSMConfig, context: &Context) -> Result<Action, Error> {
     } else {
         match validate::mesh(config, &context.installation) {
             Err(error) => Ok(Outcome::Invalid(error.to_string())),
-            Ok(mesh) => {
+            Ok(mut mesh) => {
+                kept.tell(&mut mesh);
                 let tiers = render::mesh(&mesh)?;
-                let made = bring_about(config, &mesh, &tiers, &directives, context).await;
-                components = observe(&tiers, context);
+                let daemons = Daemons::look(config, &mesh, &tiers, context);
+                let made = bring_about(config, &mesh, &tiers, &daemons, &directives, context).await;
+                components = observe(&tiers, &daemons, context);
+                rollout = daemons.status();
+                remember(&mut kept, &tiers, context);
                 made
             }
         }
     };
     let (outcome, failure) = judge(made, context.attempts.so_far(&key));
-    let written = report::write(config, &components, &outcome, context).await?;
+    let outcome = rolling(outcome, rollout.as_ref());
+    let written = report::write(config, &components, rollout, kept, &outcome, context).await?;
     if let Some(error) = failure {
         return Err(error);
     }
     context.attempts.succeeded(&key);
     Ok(next_look(&outcome, &written, context))
+}
+
+/// What the status says while nodes are moved, unless there is something else to say.
+fn rolling(outcome: Outcome, rollout: Option<&RolloutStatus>) -> Outcome {
+    match (&outcome, rollout) {
+        (Outcome::Applied | Outcome::Waiting(_), Some(rollout)) => daemons::outcome(rollout),
+        _ => outcome,
+    }
 }
 
 /// When to look again without an event.
@@ -80,6 +106,8 @@ fn next_look(outcome: &Outcome, written: &Delay, context: &Context) -> Action {
     let own = match outcome {
         Outcome::Applied | Outcome::Waiting(_) => Some(GRACE),
         Outcome::Deleting(_) => Some(teardown::LOOK),
+        // How long a node takes is no event.
+        Outcome::Rolling(_) | Outcome::Halted(_) => Some(Duration::from_secs(1)),
         _ => None,
     };
     let now = Instant::now();
@@ -98,6 +126,7 @@ async fn bring_about(
     config: &NSMConfig,
     mesh: &Mesh,
     tiers: &[Tier],
+    daemons: &Daemons,
     directives: &Directives,
     context: &Context,
 ) -> Result<Outcome, Error> {
@@ -108,21 +137,31 @@ async fn bring_about(
         return Ok(Outcome::Planned(preview(mesh, tiers, context)));
     }
     teardown::mark(config, context).await?;
-    let waits_for = make(mesh, tiers, context).await?;
+    let waits_for = make(mesh, tiers, daemons, context).await?;
+    let held = prune(mesh, tiers, &daemons.keys(), directives.allow_prune, context).await?;
+    adopt(mesh, context).await?;
     if let Some((words, _)) = context.breaker().fights(Instant::now()) {
         return Ok(Outcome::NonConverging(words.join("; ")));
     }
-    Ok(waits_for.map_or(Outcome::Applied, Outcome::Waiting))
+    Ok(match held {
+        Some(outcome) => outcome,
+        None => waits_for.map_or(Outcome::Applied, Outcome::Waiting),
+    })
 }
 
 /// What would be done.
 fn preview(mesh: &Mesh, tiers: &[Tier], context: &Context) -> String {
     let intent = |desired: &Desired| {
-        plan::intent(&desired.key, &step(desired, context.known.live(&desired.key).as_ref()))
+        let live = context.known.live(&desired.key);
+        plan::intent(&desired.key, &step(&addressed(desired, mesh, live.as_ref()), live.as_ref()))
     };
     let mut intents: Vec<_> =
         in_order(tiers).into_iter().filter_map(|(_, desired)| intent(desired)).collect();
-    intents.extend(superfluous(mesh, tiers, context).iter().map(|object| format!("delete {}", object.key)));
+    intents.extend(
+        superfluous(mesh, tiers, &BTreeSet::new(), context)
+            .iter()
+            .map(|object| format!("delete {}", object.key)),
+    );
     plan::summary(intents)
 }
 
@@ -159,7 +198,12 @@ fn explain(error: &Error) -> String {
 
 /// Does what there is to do, in the order of the tiers; the tier that the rest waits for, if any.
 /// After an error nothing new is begun, since it may need what failed; edits are still put back.
-async fn make(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Result<Option<&'static str>, Error> {
+async fn make(
+    mesh: &Mesh,
+    tiers: &[Tier],
+    daemons: &Daemons,
+    context: &Context,
+) -> Result<Option<&'static str>, Error> {
     let mut gate = Gate::default();
     let mut failure = None;
     let mut rehearsed = false;
@@ -172,10 +216,20 @@ async fn make(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Result<Option<&
             gate.close(tier);
             failure.get_or_insert(error);
         }
+        if desired.key.kind == Kind::DaemonSet {
+            if let Err(error) = daemons.tend(desired, &gate, context).await {
+                gate.close(tier);
+                failure.get_or_insert(error);
+            }
+            gate.pass_rollout(tier, daemons.state(desired, context));
+            continue;
+        }
         let mut live = context.known.live(&desired.key);
+        let plain = desired;
+        let desired = &addressed(plain, mesh, live.as_ref());
         let todo = step(desired, live.as_ref());
         if gate.allows(&todo) {
-            match context.take(&todo, desired, live.as_ref()).await {
+            match take(&todo, desired, plain, live.as_ref(), context).await {
                 Ok(None) => {}
                 Ok(written) => live = written,
                 Err(error) => {
@@ -186,12 +240,39 @@ async fn make(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Result<Option<&
         }
         gate.pass(tier, desired.key.kind, live.as_ref());
     }
+    // A node that is on its way must not stay there because of something else.
+    if let Err(error) = daemons.advance(context).await {
+        failure.get_or_insert(error);
+    }
     if let Some(error) = failure {
         return Err(error);
     }
-    prune(mesh, tiers, context).await?;
-    adopt(mesh, context).await?;
     Ok(gate.waits_for())
+}
+
+/// Takes one step on one object. A Service whose address is someone else's by now gets another.
+async fn take(
+    todo: &Step,
+    desired: &Desired,
+    plain: &Desired,
+    live: Option<&Value>,
+    context: &Context,
+) -> Result<Option<Value>, apply::Error> {
+    match context.take(todo, desired, live).await {
+        Err(apply::Error::Refused { .. }) if desired != plain && *todo == Step::Create => {
+            context.take(todo, plain, live).await
+        }
+        result => result,
+    }
+}
+
+/// Takes note of what must outlive its object.
+fn remember(kept: &mut Kept, tiers: &[Tier], context: &Context) {
+    for (_, desired) in in_order(tiers) {
+        if matches!(desired.key.kind, Kind::Service | Kind::ServiceAccount) {
+            kept.note(desired.key.kind, &desired.key.name, context.known.live(&desired.key).as_ref());
+        }
+    }
 }
 
 /// All objects, with the names of their tiers.
@@ -199,21 +280,33 @@ fn in_order(tiers: &[Tier]) -> Vec<(&'static str, &Desired)> {
     tiers.iter().flat_map(|tier| tier.objects.iter().map(|object| (tier.name, object))).collect()
 }
 
-/// Deletes what the mesh no longer consists of, last tiers first.
-async fn prune(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Result<(), Error> {
-    for object in superfluous(mesh, tiers, context) {
+/// Deletes what the mesh no longer consists of, last tiers first; unless that is most of it.
+async fn prune(
+    mesh: &Mesh,
+    tiers: &[Tier],
+    keep: &BTreeSet<Key>,
+    allowed: usize,
+    context: &Context,
+) -> Result<Option<Outcome>, Error> {
+    let superfluous = superfluous(mesh, tiers, keep, context);
+    let all = context.known.controlled_by(&mesh.owner.uid).len();
+    if !plan::may_prune(superfluous.len(), all, allowed) {
+        let words = superfluous.iter().map(|object| object.key.to_string()).collect();
+        return Ok(Some(Outcome::PruneHeld(plan::summary(words), superfluous.len())));
+    }
+    for object in superfluous {
         context.delete(&object, Pods::Later).await?;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What the mesh owns, says to be of its apply set, and is not wanted. A watch that is opened again
 /// shows its old list until the new one is whole, so nothing is taken for superfluous by mistake.
-fn superfluous(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Vec<Owned> {
+fn superfluous(mesh: &Mesh, tiers: &[Tier], keep: &BTreeSet<Key>, context: &Context) -> Vec<Owned> {
     let wanted: BTreeSet<&Key> = in_order(tiers).into_iter().map(|(_, object)| &object.key).collect();
     let mut owned = context.known.controlled_by(&mesh.owner.uid);
-    owned.retain(|object| object.member && !wanted.contains(&object.key));
-    owned.sort_by_key(|object| plan::teardown_order(&object.key));
+    owned.retain(|object| object.member && !wanted.contains(&object.key) && !keep.contains(&object.key));
+    owned.sort_by_cached_key(|object| (plan::teardown_order(&object.key), object.key.clone()));
     owned
 }
 
@@ -227,10 +320,15 @@ async fn adopt(mesh: &Mesh, context: &Context) -> Result<(), Error> {
     Ok(())
 }
 
-fn observe(tiers: &[Tier], context: &Context) -> Vec<Component> {
+fn observe(tiers: &[Tier], daemons: &Daemons, context: &Context) -> Vec<Component> {
     let workload = |object: &&Desired| object.key.kind.is_workload();
     let workloads = tiers.iter().flat_map(|tier| &tier.objects).filter(workload);
-    workloads
-        .map(|object| Rollout::of(context.known.live(&object.key).as_ref()).component(&object.key))
-        .collect()
+    let rollout = |object: &Desired| {
+        let newest = Rollout::of(context.known.live(&object.key).as_ref());
+        match object.key.kind {
+            Kind::DaemonSet => Rollout { updated: newest.updated, ..daemons.state(object, context) },
+            _ => newest,
+        }
+    };
+    workloads.map(|object| rollout(object).component(&object.key)).collect()
 }

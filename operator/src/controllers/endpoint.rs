@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{ResourceExt, runtime::controller::Action};
 use nsm_crds::{DeletionPolicy, NetworkServiceEndpoint};
 
-use super::{Context, Error, object_key, teardown};
+use super::{Context, Error, daemons, object_key, teardown};
 use crate::{
     apply::{self, Pods},
     object::{Desired, Key, Kind},
@@ -99,7 +99,7 @@ async fn without_mesh(endpoint: &NetworkServiceEndpoint, context: &Context) -> R
 async fn apply(desired: &Desired, mesh: &Mesh, context: &Context) -> Result<Accepted, Error> {
     let live = context.known.live(&desired.key);
     let todo = step(desired, live.as_ref());
-    match (&todo, forwarders(mesh, context)?) {
+    match (&todo, daemons::forwarders(mesh, context)?) {
         // The mesh changes first, endpoints after it.
         (Step::Nothing, _) | (Step::Change, Step::Change) => {}
         (Step::Create, Step::Create) => {
@@ -110,16 +110,6 @@ async fn apply(desired: &Desired, mesh: &Mesh, context: &Context) -> Result<Acce
         }
     }
     Ok(Accepted::Applied)
-}
-
-/// What is left to do for the forwarders. They come last: once they are as wanted, so is all that
-/// an endpoint needs.
-fn forwarders(mesh: &Mesh, context: &Context) -> Result<Step, Error> {
-    let todo = |desired: &Desired| step(desired, context.known.live(&desired.key).as_ref());
-    let steps: Vec<_> = render::forwarders(mesh)?.iter().map(todo).collect();
-    let next = |wanted: fn(&Step) -> bool| steps.iter().find(|step| wanted(step)).cloned();
-    let create = next(|step| *step == Step::Create);
-    Ok(create.or_else(|| next(|step| *step == Step::Change)).unwrap_or(Step::Nothing))
 }
 
 /// Removes what was made for the template.

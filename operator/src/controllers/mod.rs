@@ -3,6 +3,7 @@
 
 mod attempts;
 mod config;
+mod daemons;
 mod endpoint;
 mod rehearsal;
 mod report;
@@ -33,7 +34,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc::Receiver, watch};
 use tracing::{info, warn};
 
-use self::{attempts::Attempts, rehearsal::Rehearsals};
+use self::{attempts::Attempts, daemons::Moves, rehearsal::Rehearsals};
 use crate::{
     apply::{self, Pods, Writer},
     collect::Change,
@@ -42,6 +43,7 @@ use crate::{
     metrics::{self, Metrics},
     object::{Desired, Kind, ObjectError},
     plan::Step,
+    rollout::LIMIT,
     server::Server,
     validate::Installation,
 };
@@ -72,9 +74,12 @@ pub struct Context {
     installation: Installation,
     server: Server,
     metrics: Metrics,
+    node_timeout: Duration,
     attempts: Attempts,
     breaker: Mutex<Breaker>,
     rehearsals: Rehearsals,
+    moves: Mutex<Moves>,
+    deleting: Since,
     marked: Written<String, ()>,
     deleted: Written<String, ()>,
     configs: Written<String, NSMConfigStatus>,
@@ -97,15 +102,25 @@ impl Context {
             installation,
             server,
             metrics,
+            node_timeout: LIMIT,
             attempts: Attempts::default(),
             breaker: Mutex::default(),
             rehearsals: Rehearsals::default(),
+            moves: Mutex::default(),
+            deleting: Since::default(),
             marked: Written::default(),
             deleted: Written::default(),
             configs: Written::default(),
             services: Written::default(),
             endpoints: Written::default(),
         }
+    }
+
+    /// The same, giving the daemons of a node so long to get ready in another revision.
+    #[must_use]
+    pub fn with_node_timeout(mut self, node_timeout: Duration) -> Self {
+        self.node_timeout = node_timeout;
+        self
     }
 
     /// Takes one step on one object, and says so in the log: what it is then. Nothing, if it is left
@@ -123,13 +138,19 @@ impl Context {
                 return Ok(None);
             }
         }
+        let written = self.write(step, desired).await?;
+        if step.is_repair() {
+            self.breaker().repaired(&desired.key, Instant::now());
+        }
+        Ok(written)
+    }
+
+    /// Writes an object whoever else does.
+    async fn write(&self, step: &Step, desired: &Desired) -> Result<Option<Value>, apply::Error> {
         let written = match step {
             Step::Create => self.writer.create(desired).await?,
             _ => self.writer.update(desired).await?,
         };
-        if step.is_repair() {
-            self.breaker().repaired(&desired.key, Instant::now());
-        }
         let (reason, difference) = match step {
             Step::PutBack(difference) => ("drift", difference.to_string()),
             _ => ("spec", String::new()),
@@ -152,8 +173,30 @@ impl Context {
         Ok(())
     }
 
+    fn moves(&self) -> MutexGuard<'_, Moves> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Since when this operator knows of the one thing that it is told of.
+#[derive(Debug, Default)]
+struct Since(Mutex<Option<(String, Instant)>>);
+
+impl Since {
+    /// How long ago it was told of this first.
+    fn since(&self, what: &str) -> Duration {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, since)) if of == what => since.elapsed(),
+            _ => {
+                *known = Some((what.to_owned(), Instant::now()));
+                Duration::ZERO
+            }
+        }
     }
 }
 
@@ -232,6 +275,7 @@ impl Queues {
                 }
                 send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await
             }
+            Change::Placement => send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await,
             Change::Config => {
                 send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await?;
                 self.all_endpoints(context).await

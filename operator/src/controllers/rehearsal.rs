@@ -43,8 +43,9 @@ impl Rehearsals {
 
 /// Fails with the first that cannot be written as it is wanted, or would not stay as written.
 pub(super) async fn all(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Result<(), Error> {
-    let overridden =
-        |desired: &&Desired| desired.key.kind.is_workload() && mesh.overrides.contains_key(&desired.key.name);
+    let overridden = |desired: &&Desired| {
+        desired.key.kind.is_workload() && mesh.overrides.contains_key(desired.key.component())
+    };
     for desired in tiers.iter().flat_map(|tier| &tier.objects).filter(overridden) {
         let todo = step(desired, context.known.live(&desired.key).as_ref());
         if !matches!(todo, Step::Create | Step::Change) {
@@ -58,7 +59,7 @@ pub(super) async fn all(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Resul
             verdict
         };
         if let Verdict::Refused(message) = verdict {
-            return Err(Error::Override { name: desired.key.name.clone(), message });
+            return Err(Error::Override { name: desired.key.component().to_owned(), message });
         }
     }
     Ok(())

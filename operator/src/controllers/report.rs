@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::ResourceExt;
-use nsm_crds::{CONDITION_READY, Component, ConfigReason, NSMConfig, NSMConfigStatus, Reason};
+use nsm_crds::{CONDITION_READY, Component, ConfigReason, NSMConfig, NSMConfigStatus, Reason, RolloutStatus};
 
 use super::{Context, Error};
 use crate::{
     apply::Told,
+    kept::Kept,
     status::{self, ConfigInput, Outcome},
 };
 
@@ -24,6 +25,8 @@ pub(super) enum Delay {
 pub(super) async fn write(
     config: &NSMConfig,
     components: &[Component],
+    rollout: Option<RolloutStatus>,
+    kept: Kept,
     outcome: &Outcome,
     context: &Context,
 ) -> Result<Delay, Error> {
@@ -31,12 +34,14 @@ pub(super) async fn write(
     let newer = context.configs.newer_than(&name, config.resource_version().as_deref());
     let old = newer.as_ref().or(config.status.as_ref());
     let nodes = context.known.nodes();
-    let new = status::config(&ConfigInput {
+    let new = status::config(ConfigInput {
         old,
         generation: config.metadata.generation,
         namespace: &config.spec.namespace,
         outcome,
         components,
+        rollout,
+        kept,
         connections: status::mesh(nodes.iter().map(AsRef::as_ref)),
         unprotected: &context.server.unprotected,
         now: Timestamp::now(),
@@ -56,6 +61,12 @@ pub(super) async fn write(
     }
     context.configs.remember(name, written.resource_version().as_deref(), new);
     Ok(Delay::None)
+}
+
+/// The status as it was written last.
+pub(super) fn last(config: &NSMConfig, context: &Context) -> Option<NSMConfigStatus> {
+    let newer = context.configs.newer_than(&config.name_any(), config.resource_version().as_deref());
+    newer.or_else(|| config.status.clone())
 }
 
 /// What is worth an Event: that Ready has another reason than before.
@@ -82,6 +93,9 @@ fn only_counts_differ(old: &NSMConfigStatus, new: &NSMConfigStatus) -> bool {
         conditions.iter().map(verdict).collect()
     };
     old.components == new.components
+        && old.rollout == new.rollout
+        && old.services == new.services
+        && old.service_accounts == new.service_accounts
         && old.observed_generation == new.observed_generation
         && verdicts(&old.conditions) == verdicts(&new.conditions)
 }

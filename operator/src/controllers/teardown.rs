@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use nsm_crds::{DeletionPolicy, NSMConfig};
 use serde_json::json;
 use tracing::info;
 
-use super::{Context, Error};
+use super::{Context, Error, daemons};
 use crate::{
     apply::Pods,
     dereference::Owned,
@@ -45,6 +44,7 @@ pub(super) async fn step(config: &NSMConfig, context: &Context) -> Result<Option
     }
     let owned = context.known.controlled_by(&config.uid().unwrap_or_default());
     let Some(turn) = owned.iter().map(|object| plan::teardown_order(&object.key)).min() else {
+        daemons::unmark(context).await?;
         return done(config, context).await;
     };
     let mut now: Vec<_> = owned.iter().filter(|object| plan::teardown_order(&object.key) == turn).collect();
@@ -64,8 +64,8 @@ pub(super) fn policy(config: &NSMConfig) -> DeletionPolicy {
 
 /// Whether there are endpoints of templates, and time left for them. Their own controller removes them.
 fn endpoints_may_end(config: &NSMConfig, context: &Context) -> bool {
-    let Some(since) = &config.metadata.deletion_timestamp else { return false };
-    let waited = Timestamp::now().duration_since(since.0).unsigned_abs();
+    // By the own clock alone: that of the API server may be another.
+    let waited = context.deleting.since(&config.uid().unwrap_or_default());
     waited < PATIENCE && context.known.runs_templates()
 }
 

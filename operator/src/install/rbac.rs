@@ -94,6 +94,9 @@ fn operator(options: &Options) -> Vec<PolicyRule> {
         rule(MESH_GROUP, &["networkservices", "networkserviceendpoints"], &READ, &[]),
         rule(MESH_GROUP, &["networkservices/status", "networkserviceendpoints/status"], &["patch"], &[]),
         rule("", &["namespaces", "serviceaccounts", "services"], &READ, &[]),
+        rule("", &["nodes", "pods"], &READ, &[]),
+        // Of nodes one label alone: see the admission policies.
+        rule("", &["nodes"], &["patch"], &[]),
         rule("apps", &["daemonsets", "deployments"], &READ, &[]),
         rule(RBAC, &["rolebindings", "clusterrolebindings"], &READ, &[]),
         rule("", &["namespaces"], &["create", "patch", "delete"], &[&options.mesh_namespace]),

@@ -10,6 +10,7 @@ mod forwarder;
 mod identity;
 mod nsmgr;
 mod overrides;
+mod placement;
 mod pod;
 mod quantity;
 mod registry;
@@ -24,10 +25,13 @@ use nsm_crds::{Forwarder, LogLevel, PullPolicy, Workload};
 use serde::Serialize;
 use serde_json::Value;
 
-pub use self::endpoint::endpoint;
+pub use self::{
+    endpoint::endpoint,
+    placement::{Placement, affinity, merge_patch, placed, placement},
+};
 use crate::{
     names::{self, apply_set},
-    object::{Desired, Kind, ObjectError},
+    object::{Desired, Kind, ObjectError, digest},
 };
 
 /// A mesh whose settings have been checked.
@@ -55,6 +59,10 @@ pub struct Mesh {
     pub forwarders: Vec<Forwarder>,
     /// What is laid over pod templates, by the name of the workload.
     pub overrides: BTreeMap<String, Value>,
+    /// Addresses that Services have had, by their names.
+    pub addresses: BTreeMap<String, String>,
+    /// Service accounts that were made anew since pods got their tokens, by name, with their uids.
+    pub accounts: BTreeMap<String, String>,
     /// Owner of all objects.
     pub owner: OwnerReference,
 }
@@ -150,14 +158,36 @@ impl Mesh {
         }
     }
 
-    /// A workload with what is laid over its pod template.
+    /// A workload with what is laid over its pod template. A DaemonSet is of one revision of it, in its name.
     fn workload(&self, kind: Kind, name: &str, object: &impl Serialize) -> Result<Desired, ObjectError> {
-        let Some(part) = self.overrides.get(name) else { return Desired::new(kind, object) };
         Desired::changed(kind, object, |body| {
-            if let Some(template) = body.pointer_mut("/spec/template") {
+            let Some(template) = body.pointer_mut("/spec/template") else { return };
+            if let Some(part) = self.overrides.get(name) {
                 overrides::lay_over(template, part);
             }
+            self.restart(template);
+            if kind == Kind::DaemonSet {
+                let revision = digest(template);
+                body["metadata"]["name"] = format!("{name}-{revision}").into();
+                let places =
+                    ["/metadata/labels", "/spec/selector/matchLabels", "/spec/template/metadata/labels"];
+                for place in places {
+                    if let Some(labels) = body.pointer_mut(place).and_then(Value::as_object_mut) {
+                        labels.insert(names::DAEMON_REVISION.into(), revision.clone().into());
+                    }
+                }
+            }
         })
+    }
+
+    /// Makes a template another one if its pods' tokens count no more.
+    fn restart(&self, template: &mut Value) {
+        let Some(spec) = template.get("spec") else { return };
+        let account =
+            spec["serviceAccountName"].as_str().filter(|_| spec["automountServiceAccountToken"] == true);
+        if let Some(uid) = account.and_then(|account| self.accounts.get(account)) {
+            template["metadata"]["annotations"][names::ACCOUNT] = uid.as_str().into();
+        }
     }
 
     /// Name of the trust bundle's ConfigMap as processes read it.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::{
-        apps::v1::{DaemonSet, DaemonSetSpec, Deployment, DeploymentSpec, DeploymentStrategy},
+        apps::v1::{
+            DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, Deployment, DeploymentSpec, DeploymentStrategy,
+        },
         core::v1::{
             Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
             HostPathVolumeSource, ObjectFieldSelector, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
@@ -181,13 +183,17 @@ pub(super) fn on_every_node(mut pod: PodSpec) -> PodSpec {
     pod
 }
 
-/// A DaemonSet of the component.
+/// A DaemonSet of the component. Its pods stay as they are until they are moved to another revision.
 pub(super) fn daemon_set(mesh: &Mesh, component: &str, pod: PodSpec) -> DaemonSet {
     DaemonSet {
         metadata: mesh.metadata(component, component),
         spec: Some(DaemonSetSpec {
             selector: LabelSelector { match_labels: Some(selector(component)), ..Default::default() },
             template: template(labels(component), pod),
+            update_strategy: Some(DaemonSetUpdateStrategy {
+                type_: Some("OnDelete".into()),
+                ..Default::default()
+            }),
             ..Default::default()
         }),
         ..Default::default()

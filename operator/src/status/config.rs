@@ -5,11 +5,11 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use nsm_crds::{
     CONDITION_PROTECTED, CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED, Component, ConfigReason,
-    MeshConnections, NSMConfigStatus,
+    MeshConnections, NSMConfigStatus, RolloutStatus,
 };
 
 use super::conditions::{Verdict, conditions};
-use crate::names;
+use crate::{kept::Kept, names};
 
 /// How long components may take before the message asks for help.
 pub const GRACE: Duration = Duration::from_mins(2);
@@ -27,6 +27,12 @@ pub enum Outcome {
     Waiting(&'static str),
     /// Everything is as wanted.
     Applied,
+    /// What is superfluous is so much that it is not deleted: what, and how many.
+    PruneHeld(String, usize),
+    /// Nodes are moved to another revision: how far that is.
+    Rolling(String),
+    /// Another revision did not get ready on this node.
+    Halted(String),
     /// Someone undoes what is written: which fields, and who.
     NonConverging(String),
     /// Nothing is written, as an annotation asks.
@@ -40,7 +46,7 @@ pub enum Outcome {
 }
 
 /// What the status is made from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ConfigInput<'a> {
     /// The status before.
     pub old: Option<&'a NSMConfigStatus>,
@@ -52,6 +58,10 @@ pub struct ConfigInput<'a> {
     pub outcome: &'a Outcome,
     /// All workloads, in the order in which they start.
     pub components: &'a [Component],
+    /// How far nodes are moved to another revision, while they are.
+    pub rollout: Option<RolloutStatus>,
+    /// What of objects must outlive them.
+    pub kept: Kept,
     /// Sum over all nodes.
     pub connections: MeshConnections,
     /// Admission policies that are not in force.
@@ -61,17 +71,20 @@ pub struct ConfigInput<'a> {
 }
 
 /// The status to be.
-pub fn config(input: &ConfigInput<'_>) -> NSMConfigStatus {
+pub fn config(input: ConfigInput<'_>) -> NSMConfigStatus {
     let old = input.old.map(|old| old.conditions.as_slice()).unwrap_or_default();
     NSMConfigStatus {
         observed_generation: input.generation,
         conditions: conditions(
             old,
-            vec![ready(input), reconciling(input), stalled(input), protected(input)],
+            vec![ready(&input), reconciling(&input), stalled(&input), protected(&input)],
             input.generation,
             input.now,
         ),
         components: input.components.to_vec(),
+        rollout: input.rollout,
+        services: input.kept.services,
+        service_accounts: input.kept.accounts,
         connections: input.connections,
         version: env!("CARGO_PKG_VERSION").into(),
     }
@@ -84,22 +97,26 @@ fn ready(input: &ConfigInput<'_>) -> Verdict {
         Outcome::Failed(message) => no(ConfigReason::ApplyFailed, message.clone()),
         Outcome::Unsupported(message) => no(ConfigReason::UnsupportedServer, message.clone()),
         Outcome::NonConverging(words) => no(ConfigReason::NonConverging, undone(words)),
+        Outcome::Rolling(progress) => no(ConfigReason::Progressing, progress.clone()),
+        Outcome::Halted(node) => no(ConfigReason::RolloutHalted, halted(node, input.namespace)),
         Outcome::WaitingForIdle(count) => no(ConfigReason::WaitingForIdle, busy(*count)),
         Outcome::Deleting(waits) => no(ConfigReason::Deleting, waits.clone()),
-        Outcome::Waiting(_) | Outcome::Applied | Outcome::Paused | Outcome::Planned(_) => {
-            match incomplete(input) {
-                Some(component) if overdue(input) => {
-                    no(ConfigReason::ComponentNotReady, advice(component, input.namespace))
-                }
-                Some(component) => {
-                    no(ConfigReason::Progressing, format!("{}: {}", component.name, component.message))
-                }
-                None if matches!(input.outcome, Outcome::Waiting(_)) => {
-                    no(ConfigReason::Progressing, "components start".into())
-                }
-                None => Verdict::new(CONDITION_READY, true, ConfigReason::AllReady, all_ready(input)),
+        Outcome::Waiting(_)
+        | Outcome::Applied
+        | Outcome::PruneHeld(..)
+        | Outcome::Paused
+        | Outcome::Planned(_) => match incomplete(input) {
+            Some(component) if overdue(input) => {
+                no(ConfigReason::ComponentNotReady, advice(component, input.namespace))
             }
-        }
+            Some(component) => {
+                no(ConfigReason::Progressing, format!("{}: {}", component.name, component.message))
+            }
+            None if matches!(input.outcome, Outcome::Waiting(_)) => {
+                no(ConfigReason::Progressing, "components start".into())
+            }
+            None => Verdict::new(CONDITION_READY, true, ConfigReason::AllReady, all_ready(input)),
+        },
     }
 }
 
@@ -113,7 +130,9 @@ fn overdue(input: &ConfigInput<'_>) -> bool {
     conditions.iter().any(|condition| {
         condition.type_ == CONDITION_READY
             && condition.status == "False"
-            && input.now.duration_since(condition.last_transition_time.0).unsigned_abs() >= GRACE
+            // A time to come was written by someone whose clock is wrong.
+            && Duration::try_from(input.now.duration_since(condition.last_transition_time.0))
+                .is_ok_and(|age| age >= GRACE)
     })
 }
 
@@ -145,6 +164,23 @@ fn undone(words: &str) -> String {
     )
 }
 
+fn held(what: &str, count: usize) -> String {
+    format!(
+        "{count} objects would be deleted, which is more than half of the mesh: {what}; nothing of it is deleted. If it \
+         shall be, delete the objects, or set the annotation {} to {count}",
+        names::ALLOW_PRUNE
+    )
+}
+
+fn halted(node: &str, namespace: &str) -> String {
+    format!(
+        "the daemons of the new revision did not get ready on node {node}, which has the old one back; see why with: \
+         kubectl --namespace {namespace} get events; then change the settings, or set the annotation {} to a new value \
+         to try again",
+        names::RETRY
+    )
+}
+
 fn busy(connections: i64) -> String {
     format!(
         "{connections} connections are open: the mesh is removed when they are closed, or at once with \
@@ -159,6 +195,7 @@ fn reconciling(input: &ConfigInput<'_>) -> Verdict {
         Outcome::Waiting(tier) => {
             verdict(true, ConfigReason::Progressing, format!("the rest waits for the {tier}"))
         }
+        Outcome::Rolling(progress) => verdict(true, ConfigReason::Progressing, progress.clone()),
         Outcome::Applied => verdict(false, ConfigReason::UpToDate, "all objects are as wanted".into()),
         Outcome::Deleting(waits) => verdict(true, ConfigReason::Deleting, waits.clone()),
         Outcome::WaitingForIdle(count) => verdict(true, ConfigReason::WaitingForIdle, busy(*count)),
@@ -171,20 +208,24 @@ fn reconciling(input: &ConfigInput<'_>) -> Verdict {
         }
         Outcome::Planned(todo) => verdict(false, ConfigReason::PlanOnly, format!("would {todo}")),
         outcome => {
-            let (reason, message) = halt(outcome).unwrap_or((ConfigReason::UpToDate, String::new()));
+            let (reason, message) =
+                halt(outcome, input.namespace).unwrap_or((ConfigReason::UpToDate, String::new()));
             verdict(false, reason, message)
         }
     }
 }
 
 /// What does not go on by itself.
-fn halt(outcome: &Outcome) -> Option<(ConfigReason, String)> {
+fn halt(outcome: &Outcome, namespace: &str) -> Option<(ConfigReason, String)> {
     match outcome {
         Outcome::Invalid(message) => Some((ConfigReason::InvalidConfig, message.clone())),
         Outcome::Failed(message) => Some((ConfigReason::ApplyFailed, message.clone())),
         Outcome::Unsupported(message) => Some((ConfigReason::UnsupportedServer, message.clone())),
         Outcome::NonConverging(words) => Some((ConfigReason::NonConverging, undone(words))),
+        Outcome::Halted(node) => Some((ConfigReason::RolloutHalted, halted(node, namespace))),
+        Outcome::PruneHeld(what, count) => Some((ConfigReason::PruneHeld, held(what, *count))),
         Outcome::Waiting(_)
+        | Outcome::Rolling(_)
         | Outcome::WaitingForIdle(_)
         | Outcome::Applied
         | Outcome::Paused
@@ -206,7 +247,7 @@ fn protected(input: &ConfigInput<'_>) -> Verdict {
 }
 
 fn stalled(input: &ConfigInput<'_>) -> Verdict {
-    match halt(input.outcome) {
+    match halt(input.outcome, input.namespace) {
         Some((reason, message)) => Verdict::new(CONDITION_STALLED, true, reason, message),
         None => Verdict::new(CONDITION_STALLED, false, ConfigReason::UpToDate, "nobody has to act"),
     }
@@ -234,12 +275,14 @@ mod tests {
         message: &str,
         second: i64,
     ) -> NSMConfigStatus {
-        config(&ConfigInput {
+        config(ConfigInput {
             old,
             generation: Some(3),
             namespace: "nsm-system",
             outcome,
             components: &[component(message)],
+            rollout: None,
+            kept: Kept::default(),
             connections: MeshConnections::default(),
             unprotected: &[],
             now: Timestamp::from_second(second).unwrap(),
@@ -266,6 +309,13 @@ mod tests {
         assert_eq!(ready(&later), ("False", "ComponentNotReady"));
         assert!(later.conditions[0].message.contains("kubectl --namespace nsm-system describe pods"));
         assert_eq!(later.conditions[0].last_transition_time, first.conditions[0].last_transition_time);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_makes_nothing_overdue() {
+        let first = status(None, &Outcome::Applied, "1 of 2", 100_000);
+        let later = status(Some(&first), &Outcome::Applied, "1 of 2", 0);
+        assert_eq!(ready(&later), ("False", "Progressing"));
     }
 
     #[test]

@@ -23,6 +23,11 @@ pub struct Rollout {
 }
 
 impl Rollout {
+    /// Whether the controller of a workload has seen its last change.
+    pub fn has_been_observed(live: &Value) -> bool {
+        Self::of(Some(live)).observed
+    }
+
     /// Reads a Deployment or a DaemonSet.
     pub fn of(live: Option<&Value>) -> Self {
         let Some(live) = live else { return Self::default() };
@@ -36,7 +41,8 @@ impl Rollout {
                 exists: true,
                 observed,
                 desired: pods("/status/desiredNumberScheduled"),
-                updated: pods("/status/updatedNumberScheduled"),
+                // Of one DaemonSet all pods are of one revision.
+                updated: pods("/status/currentNumberScheduled"),
                 ready: pods("/status/numberReady"),
                 total: pods("/status/currentNumberScheduled"),
             };
@@ -49,6 +55,20 @@ impl Rollout {
             ready: pods("/status/readyReplicas"),
             total: pods("/status/replicas"),
         }
+    }
+
+    /// Several that do the same for different nodes, as one.
+    pub fn sum(parts: impl IntoIterator<Item = Self>) -> Self {
+        let whole = Self { observed: true, ..Self::default() };
+        let sum = parts.into_iter().fold(whole, |sum, part| Self {
+            exists: sum.exists || part.exists,
+            observed: sum.observed && part.observed,
+            desired: sum.desired + part.desired,
+            updated: sum.updated + part.updated,
+            ready: sum.ready + part.ready,
+            total: sum.total + part.total,
+        });
+        Self { observed: sum.observed && sum.exists, ..sum }
     }
 
     /// Enough runs for what comes after it to start: one broken node does not hold up the others.
@@ -94,7 +114,7 @@ impl Rollout {
         let kind =
             if key.kind == Kind::DaemonSet { ComponentKind::DaemonSet } else { ComponentKind::Deployment };
         Component {
-            name: key.name.clone(),
+            name: key.component().into(),
             kind,
             desired: self.desired,
             ready: self.current(),
@@ -113,7 +133,7 @@ mod tests {
         json!({
             "metadata": {"generation": generation},
             "status": {
-                "observedGeneration": 2, "desiredNumberScheduled": desired, "currentNumberScheduled": desired,
+                "observedGeneration": 2, "desiredNumberScheduled": desired, "currentNumberScheduled": updated,
                 "updatedNumberScheduled": updated, "numberReady": ready
             }
         })
@@ -126,8 +146,10 @@ mod tests {
         assert_eq!(half.message(), "1 of 2 pods ready");
         let all = Rollout::of(Some(&daemon_set(2, 2, 2, 2)));
         assert!(all.complete() && all.message().is_empty());
-        let old = Rollout::of(Some(&daemon_set(2, 2, 1, 2)));
-        assert!(!old.complete() && old.message().contains("1 of the new revision"));
+        let sum = Rollout::sum([half, Rollout::of(Some(&daemon_set(2, 1, 1, 1)))]);
+        let old = Rollout { updated: 1, ..sum };
+        assert!(Rollout::sum([all, all]).complete() && !Rollout::sum([]).observed);
+        assert!(!old.complete() && old.message().contains("1 of the new revision"), "{}", old.message());
     }
 
     #[test]
