@@ -40,6 +40,12 @@ mutations() {
   netns five_thousand_messages
 }
 
+rest() {
+  make --no-print-directory cluster
+  NSM_CLUSTER_BIN="$PWD/e2e/cluster/bin/cluster" NSM_REST=600 \
+    cargo test -q -p nsm-e2e --no-fail-fast --test controlplane -- --nocapture ten_thousand_endpoints
+}
+
 conformance() {
   (cd e2e/peers && CGO_ENABLED=0 go build -trimpath -o bin/peers . && go run ./conformance)
 }
@@ -91,10 +97,11 @@ while [ $round = 0 ] || [ $SECONDS -lt "$limit" ]; do
   step "combinations-$round" combinations
   if command -v go > /dev/null; then
     step "conformance-$round" conformance
+    step "rest-$round" rest
     step "spire-$round" spire
   else
-    echo "conformance and spire: skipped, there is no Go"
-    total[2]=$((total[2] + 2))
+    echo "conformance, rest and spire: skipped, there is no Go"
+    total[2]=$((total[2] + 3))
   fi
 done
 left=$(abandoned)

@@ -11,7 +11,7 @@ mkdir -p "$logs"
 # What runs in a tier. Every test of the workspace is in exactly one.
 unit() {
   cargo test --workspace --no-fail-fast --lib --bins --examples --test arrows --test identity --test wire \
-    --test generated --test upstream --test installation --test random --test reconcile --test rendered
+    --test generated --test upstream --test installation --test memory --test random --test reconcile --test rendered
   (cd e2e/cluster && go test ./internal/...)
 }
 
