@@ -79,8 +79,16 @@ pub enum KernelError {
     /// No way into the namespace.
     #[error("{0} is gone or cannot be entered")]
     NoNetns(NetnsKey),
+    /// A setting under /proc/sys that is read-only here.
+    #[error("{path} is read-only here: set it to {value} in the pod, or run the forwarder privileged")]
+    NotAvailable {
+        /// The file.
+        path: String,
+        /// What it should have been set to.
+        value: String,
+    },
     /// A setting under /proc/sys.
-    #[error("cannot write {path}: is /proc/sys writable here?")]
+    #[error("cannot write {path}")]
     Sysctl {
         /// The file.
         path: String,

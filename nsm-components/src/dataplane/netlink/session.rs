@@ -106,10 +106,8 @@ impl Session {
         match fs::read_to_string(PING_GROUP_RANGE) {
             Ok(range) if !range.split_whitespace().eq(PING_GROUPS.split(' ')) => {
                 match self.write(PING_GROUP_RANGE.into(), PING_GROUPS) {
-                    Err(KernelError::Sysctl { source, .. }) if is_read_only(&source) => {
-                        self.unavailable(PING_GROUP_RANGE);
-                        Ok(())
-                    }
+                    // What a connection can do without: pings may need rights in the pod.
+                    Err(KernelError::NotAvailable { .. }) => Ok(()),
                     written => written,
                 }
             }
@@ -117,6 +115,9 @@ impl Session {
         }
     }
 
+    /// Of a link's settings for IPv6 the kernel takes none by netlink but how it makes addresses, and its token
+    /// (`inet6_validate_link_af` in net/ipv6/addrconf.c): `disable_ipv6` has this form alone. Without it the
+    /// link's IPv6 addresses cannot be added.
     pub(super) fn enable_ipv6(&mut self, at: &At) -> Result<(), KernelError> {
         if !self.ipv6_disabled(at)? {
             return Ok(());
@@ -125,17 +126,19 @@ impl Session {
         self.write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", at.name), "0")
     }
 
-    /// What a connection can do without: a container that is not privileged sees these files read-only.
-    fn unavailable(&self, path: &str) {
-        if self.tally.unavailable.fetch_add(1, Ordering::Relaxed) == 0 {
-            warn!(path, "cannot be written here, so pods keep what they have: pings may need rights there");
-        }
-    }
-
-    /// The one place where anything below /proc/sys is written.
+    /// The one place where anything below /proc/sys is written. A container that is not privileged sees these
+    /// files read-only: that is counted, and told once.
     fn write(&mut self, path: String, value: &str) -> Result<(), KernelError> {
         Tally::add(&self.tally.sysctls, 1);
-        fs::write(&path, value).map_err(|source| KernelError::Sysctl { path, source })
+        fs::write(&path, value).map_err(|source| {
+            if !is_read_only(&source) {
+                return KernelError::Sysctl { path, source };
+            }
+            if self.tally.unavailable.fetch_add(1, Ordering::Relaxed) == 0 {
+                warn!(path, "cannot be written here, so pods keep what they have");
+            }
+            KernelError::NotAvailable { path, value: value.to_owned() }
+        })
     }
 
     fn socket(&mut self, key: NetnsKey) -> Result<&mut Rtnl, KernelError> {
