@@ -46,8 +46,9 @@ enum Process {
     /// NSM_NAME, NSM_LISTEN_ON (the first tcp:// URL is how other nodes reach it), NSM_REGISTRY_URL,
     /// NSM_NODE_STATE, SPIFFE_ENDPOINT_SOCKET.
     Nsmgr,
-    /// Makes the kernel of a node carry connections. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN, and CAP_NET_RAW to ask how
-    /// large a packet reaches another node.
+    /// Makes the kernel of a node carry connections. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN, CAP_NET_RAW to ask how
+    /// large a packet reaches another node and to tell neighbours of new links, and CAP_NET_BROADCAST to hear of links
+    /// that somebody deletes.
     ///
     /// NSM_NAME, NSM_LISTEN_ON, NSM_CONNECT_TO, NSM_TUNNEL_IP, NSM_BASE_DIR, SPIFFE_ENDPOINT_SOCKET.
     Forwarder,

@@ -20,8 +20,9 @@ use crate::{
     chain::{Chain, Element, Policy, RegistryChain},
     dataplane::{Dataplane, Entry, ForwarderId, Journal, Netlink, Netns, PathMtus},
     elements::{
-        Authorize, Connect, ConnectionService, Discover, Index, MechanismTranslation, Mechanisms, Monitor,
-        Mtu, Tunnels, UpdatePath, UpdateToken, Vnis, Vxlan, Wireguard, Wireguards, Xconnect,
+        Authorize, BrokenLinks, Connect, ConnectionService, Discover, Index, MechanismTranslation,
+        Mechanisms, Monitor, Mtu, Tunnels, UpdatePath, UpdateToken, Vnis, Vxlan, Wireguard, Wireguards,
+        Xconnect,
         registry::{self, Registration},
     },
     settings::Forwarder,
@@ -139,7 +140,7 @@ pub(super) async fn run_with(
     info!(connections = left.len(), "left by an earlier process");
     let (vnis, wireguards) = in_use(tunnels.as_ref().map(|(tunnels, _)| tunnels), &left);
     let id = ForwarderId::new(&settings.common.name, host, &settings.base_dir);
-    let dataplane = Dataplane::new(kernel.clone()).with_forwarder(id);
+    let dataplane = Dataplane::new(kernel.clone()).with_forwarder(id.clone());
     let xconnect = Xconnect::new(dataplane, journal, left, host).with_wireguards(wireguards.clone());
     figures::kernel(&mesh.metrics, &kernel, &xconnect, &vnis);
     let absent = tunnels.as_ref().map(|(_, absent)| absent.as_slice()).unwrap_or_default();
@@ -157,6 +158,8 @@ pub(super) async fn run_with(
     figures::index(&mesh.metrics, &index);
     let monitor = Arc::new(mesh.monitor(&settings.common.name));
     figures::monitor(&mesh.metrics, &monitor);
+    let events = BrokenLinks { xconnect: xconnect.clone(), monitor: monitor.clone(), forwarder: id };
+    let _events = AbortOnDropHandle::new(tokio::spawn(events.run()));
     let chain = chain(&mesh, &settings, tunnels, &monitor, index, xconnect.clone());
     let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone())
         .with(mesh.policies.monitor.clone());

@@ -46,7 +46,7 @@ pub use facade::{Applied, Dataplane, Error, Removed};
 pub use ids::{BadConnectionId, ConnectionId, ForwarderId, NetnsKey};
 pub use journal::{Entry, Journal, JournalError, Quiesced};
 pub use memory::Memory;
-pub use netlink::{Counters, Netlink};
+pub use netlink::{Broken, Counters, LinkEvents, Netlink};
 pub use netns::{Namespaces, Netns};
 pub use observed::{Distant, Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner};
 pub use operation::{At, Operation};

@@ -16,6 +16,7 @@ mod grpc;
 mod heal;
 mod index;
 mod kernel;
+mod linkevents;
 mod liveness;
 mod localforwarders;
 mod mechanisms;
@@ -59,6 +60,7 @@ pub use self::{
     heal::Heal,
     index::{Found, Index, Usable, Watched},
     kernel::{KernelClient, KernelServer},
+    linkevents::BrokenLinks,
     liveness::{Data, Liveness, LivenessClient, Pace},
     localforwarders::LocalEntries,
     mechanisms::Mechanisms,

@@ -212,6 +212,11 @@ impl<K: Kernel> Xconnect<K> {
         self.known.len()
     }
 
+    /// Whether it was asked for since the start, and not closed since.
+    pub fn is_in_use(&self, id: &ConnectionId) -> bool {
+        self.known.standing(id) == Some(Standing::Asked)
+    }
+
     /// Whether none has.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

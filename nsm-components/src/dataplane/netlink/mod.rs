@@ -6,6 +6,7 @@
 //! open between calls.
 
 mod apply;
+mod events;
 mod message;
 mod parse;
 mod read;
@@ -27,6 +28,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, oneshot};
 
+pub use self::events::{Broken, LinkEvents};
 use self::session::Session;
 use super::{
     desired::Footprint,
