@@ -15,14 +15,15 @@ use crate::{
         connection::monitor_connection_server::MonitorConnectionServer,
         mechanism,
         networkservice::network_service_server::NetworkServiceServer,
+        node::process_status_server::ProcessStatusServer,
         registry::{NetworkServiceEndpoint, NetworkServiceLabels},
     },
     chain::{Chain, Element, Policy, RegistryChain},
     dataplane::{Dataplane, Entry, ForwarderId, Journal, Netlink, Netns, PathMtus},
     elements::{
-        Authorize, BrokenLinks, Connect, ConnectionService, Discover, Index, MechanismTranslation,
-        Mechanisms, Monitor, Mtu, Tunnels, UpdatePath, UpdateToken, Vnis, Vxlan, Wireguard, Wireguards,
-        Xconnect,
+        Authorize, BrokenLinks, Connect, ConnectionService, Discover, Drain, Draining, Index,
+        MechanismTranslation, Mechanisms, Monitor, Mtu, ProcessStatusService, Tunnels, UpdatePath,
+        UpdateToken, Vnis, Vxlan, Wireguard, Wireguards, Xconnect,
         registry::{self, Registration},
     },
     settings::Forwarder,
@@ -62,6 +63,7 @@ fn chain(
     monitor: &Arc<Monitor>,
     index: Index,
     xconnect: Xconnect<Netlink>,
+    draining: Draining,
 ) -> Chain {
     let (tunnels, absent) = tunnels.unzip();
     let absent = absent.unwrap_or_default();
@@ -84,6 +86,7 @@ fn chain(
         Arc::new(MechanismTranslation::new(tunnels)),
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life).to_endpoints()),
     ]);
+    let session = Arc::new(mesh.session(Chain::new(inner), Policy::Expire).passing_on());
     Chain::new([
         mesh.admit(),
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
@@ -92,7 +95,8 @@ fn chain(
         Arc::new(
             Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.policies.server.clone()),
         ),
-        Arc::new(mesh.session(Chain::new(inner), Policy::Expire).passing_on()),
+        Arc::new(Drain::new(draining, session.clone())),
+        session,
     ])
 }
 
@@ -131,7 +135,10 @@ pub(super) async fn run_with(
     vitals: Vitals,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let readiness = vitals.readiness.clone();
     let mesh = Mesh::start_with(&settings.common, vitals, stop).await?;
+    let draining = Draining::default();
+    draining.show(&mesh.metrics, &readiness);
     let host =
         Netns::current().map_err(|source| Error::Kernel { what: "the network namespace", source })?.key();
     let kernel = Netlink::new().map_err(|source| Error::Kernel { what: "the network namespace", source })?;
@@ -160,7 +167,14 @@ pub(super) async fn run_with(
     figures::monitor(&mesh.metrics, &monitor);
     let events = BrokenLinks { xconnect: xconnect.clone(), monitor: monitor.clone(), forwarder: id };
     let _events = AbortOnDropHandle::new(tokio::spawn(events.run()));
-    let chain = chain(&mesh, &settings, tunnels, &monitor, index, xconnect.clone());
+    let status = ProcessStatusService::new(
+        &settings.common.name,
+        draining.clone(),
+        xconnect.clone(),
+        mesh.trust.clone(),
+        mesh.stop.clone(),
+    );
+    let chain = chain(&mesh, &settings, tunnels, &monitor, index, xconnect.clone(), draining);
     let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone())
         .with(mesh.policies.monitor.clone());
     // Before the registration, which passes the socket on.
@@ -171,6 +185,7 @@ pub(super) async fn run_with(
         server
             .add_service(NetworkServiceServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(MonitorConnectionServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
+            .add_service(ProcessStatusServer::new(status.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(mesh.health(SERVICES, registration.registered()))
     };
     mesh.serve(listeners, router).await?;

@@ -147,6 +147,11 @@ impl Journal {
         self.run(move |folder| folder.mark(connections)).await
     }
 
+    /// Takes that back: this process goes on.
+    pub async fn resume(&self) -> Result<(), JournalError> {
+        self.run(Folder::unmark).await
+    }
+
     async fn run(
         &self,
         work: impl FnOnce(&Folder) -> Result<(), JournalError> + Send + 'static,
@@ -189,6 +194,14 @@ impl Folder {
         let marker = Marker { boot_id: self.boot_id.clone(), connections, at: since_boot() };
         let write = || -> io::Result<()> { fs::write(&path, serde_json::to_vec(&marker)?) };
         write().map_err(|source| failed("write", &path, source))
+    }
+
+    fn unmark(&self) -> Result<(), JournalError> {
+        let path = self.path.join(MARKER);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Reads it once: it says nothing of the process that reads it.

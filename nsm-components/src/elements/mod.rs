@@ -10,6 +10,7 @@ mod discover;
 mod discoverforwarder;
 mod dnscontext;
 mod dnscontextclient;
+mod drain;
 mod excludedprefixes;
 mod excludedprefixesclient;
 mod grpc;
@@ -30,6 +31,8 @@ mod opa;
 mod passthrough;
 mod point2pointipam;
 mod policyroute;
+mod processes;
+mod processstatus;
 mod recovery;
 pub mod registry;
 mod serve;
@@ -55,6 +58,7 @@ pub use self::{
     discoverforwarder::DiscoverForwarder,
     dnscontext::DnsContextServer,
     dnscontextclient::{DnsConfigs, DnsContextClient},
+    drain::{Drain, Draining},
     excludedprefixes::ExcludedPrefixes,
     excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
@@ -74,6 +78,8 @@ pub use self::{
     passthrough::PassThrough,
     point2pointipam::{Keep, Point2PointIpam},
     policyroute::{PolicyRoute, PolicyRouteError},
+    processes::Processes,
+    processstatus::ProcessStatusService,
     recovery::Recovery,
     serve::{ConnectionService, health_service},
     trimpath::TrimPath,
