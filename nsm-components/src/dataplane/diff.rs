@@ -112,7 +112,16 @@ pub fn removal(
         _ => None,
     });
     let links: Vec<_> = links.collect();
-    let mut operations = retire(&footprint.id, &links);
+    let mut operations = match links.as_slice() {
+        // An endpoint has many, and to lower one takes the kernel a look at all its routes.
+        [first, second] if peers(first.2, second.2) => {
+            let mut operations = retire(&footprint.id, &[*second]);
+            operations.push(Operation::MarkRetired(at(first)));
+            operations.extend(without_altname(&footprint.id, first));
+            operations
+        }
+        links => retire(&footprint.id, links),
+    };
     for (place, end) in places() {
         match end {
             ObservedEnd::Distant(distant) if is_ours(&distant.forwarder) => {
@@ -140,15 +149,22 @@ fn rules(netns: NetnsKey, policies: &Policies) -> Vec<Operation> {
     policies.own.iter().map(|own| Operation::RemoveRule(netns, own.rule)).collect()
 }
 
+/// A connection's link: whom it serves, where it is, and how it is.
+type Standing<'a> = (Role, NetnsKey, &'a ObservedLink);
+
 /// Takes links of a connection out of use: their names are free and nothing passes them any more. That takes a
 /// fraction of a millisecond; to delete a link takes the kernel tens of them.
-fn retire(id: &ConnectionId, links: &[(Role, NetnsKey, &ObservedLink)]) -> Vec<Operation> {
-    let retired = |(role, netns, link): &(Role, NetnsKey, &ObservedLink)| {
-        let at = At { netns: *netns, index: link.index, name: link.name.clone() };
-        let altname = link.has_altname.then(|| Operation::RemoveAltname(at.clone(), altname(id, *role)));
-        set_aside(at).into_iter().chain(altname)
-    };
+fn retire(id: &ConnectionId, links: &[Standing<'_>]) -> Vec<Operation> {
+    let retired = |link| set_aside(at(link)).into_iter().chain(without_altname(id, link));
     links.iter().flat_map(retired).collect()
+}
+
+fn without_altname(id: &ConnectionId, link: &Standing<'_>) -> Option<Operation> {
+    link.2.has_altname.then(|| Operation::RemoveAltname(at(link), altname(id, link.0)))
+}
+
+fn at((_, netns, link): &Standing<'_>) -> At {
+    At { netns: *netns, index: link.index, name: link.name.clone() }
 }
 
 fn set_aside(at: At) -> [Operation; 2] {
@@ -157,7 +173,7 @@ fn set_aside(at: At) -> [Operation; 2] {
 }
 
 /// Deletes them, those of a pair by its first end: an endpoint's namespace has most of them.
-fn deletions(links: &[(Role, NetnsKey, &ObservedLink)]) -> impl Iterator<Item = Operation> {
+fn deletions(links: &[Standing<'_>]) -> impl Iterator<Item = Operation> {
     let links = match links {
         [(_, _, a), (_, _, b)] if peers(a, b) => &links[..1],
         links => links,
@@ -216,10 +232,7 @@ fn clear(
         _ => false,
     };
     let (mut operations, mut later) = match own.as_slice() {
-        [(_, netns, link)] if same_vni(link) => {
-            let at = At { netns: *netns, index: link.index, name: link.name.clone() };
-            (vec![Operation::Delete(at)], Vec::new())
-        }
+        [link] if same_vni(link.2) => (vec![Operation::Delete(at(link))], Vec::new()),
         own => (retire(&desired.id, own), deletions(own).collect()),
     };
     for (end, occupant) in
@@ -241,10 +254,10 @@ fn clear(
             owner @ (Owner::Connection(_) | Owner::Unfinished | Owner::Retired) => {
                 let at = At { netns, index: occupant.index, name };
                 operations.extend(set_aside(at.clone()));
-                if let Owner::Connection(id) = owner {
-                    let altnames = [Role::Client, Role::Endpoint].map(|role| altname(id, role));
-                    operations.extend(altnames.map(|name| Operation::RemoveAltname(at.clone(), name)));
-                }
+                // One that was never finished may have this connection's second name already.
+                let id = if let Owner::Connection(id) = owner { id } else { &desired.id };
+                let altnames = [Role::Client, Role::Endpoint].map(|role| altname(id, role));
+                operations.extend(altnames.map(|name| Operation::RemoveAltname(at.clone(), name)));
                 later.push(Operation::DeleteRetired(netns));
             }
         }

@@ -193,7 +193,7 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
         loop {
             let desired = if attempt == 0 { desired.clone() } else { desired.reindexed(attempt) };
             attempt += 1;
-            let (decide, decided) = self.decide(&desired);
+            let (decide, decided) = self.decide(&desired, attempt);
             let footprint = desired.footprint();
             let outcome = self.kernel.converge(&footprint, depth(&desired), netns, decide).await;
             let failure = match outcome {
@@ -213,12 +213,20 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
     }
 
     /// What follows from a look for these links, and where it is told.
-    fn decide(&self, desired: &Desired) -> (Decide, oneshot::Receiver<Result<Decision, Conflict>>) {
+    fn decide(
+        &self,
+        desired: &Desired,
+        next: u32,
+    ) -> (Decide, oneshot::Receiver<Result<Decision, Conflict>>) {
         let (told, decided) = oneshot::channel();
         let (desired, in_use, own) = (desired.clone(), self.in_use.clone(), self.forwarder.clone());
         let decide = move |mut observed: Observed| {
             disown(&mut observed, own.as_ref());
-            let operations = match diff(&desired, &observed, &*in_use) {
+            let decided = diff(&desired, &observed, &*in_use).and_then(|operations| {
+                let makes_room = operations.iter().any(|op| takes_number(op, &desired));
+                if makes_room { diff(&desired.reindexed(next), &observed, &*in_use) } else { Ok(operations) }
+            });
+            let operations = match decided {
                 Ok(operations) => operations,
                 Err(conflict) => {
                     let _ = told.send(Err(conflict));
@@ -363,6 +371,12 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
             }
         }
     }
+}
+
+/// Whether a link that goes out of use has a number that a new one is to have: it keeps that until it is deleted.
+fn takes_number(operation: &Operation, desired: &Desired) -> bool {
+    let has = |at: &At| desired.ends.iter().any(|end| (end.netns, end.index) == (at.netns, at.index));
+    matches!(operation, Operation::Retire(at) if has(at))
 }
 
 /// How closely to look for these links.

@@ -248,6 +248,7 @@ impl State {
                 let link = self.link(at)?;
                 (link.retired, link.link.up) = (true, false);
             }
+            Operation::MarkRetired(at) => self.link(at)?.retired = true,
             Operation::Rename(at, name) => self.link(at)?.link.name.clone_from(name),
             Operation::RemoveAltname(at, name) => {
                 let link = self.link(at)?;

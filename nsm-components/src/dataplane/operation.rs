@@ -36,6 +36,8 @@ pub enum Operation {
     DeleteDistant(Distant),
     /// Takes a link out of use: lowers it and marks it as one to be deleted.
     Retire(At),
+    /// The same without lowering it: its peer is lowered.
+    MarkRetired(At),
     /// Gives a lowered link another name.
     Rename(At, String),
     /// Deletes all links of a namespace that were taken out of use, together: the kernel waits once for
@@ -125,6 +127,7 @@ impl Operation {
             Self::Delete(_)
             | Self::DeleteDistant(_)
             | Self::Retire(_)
+            | Self::MarkRetired(_)
             | Self::Rename(..)
             | Self::DeleteRetired(_)
             | Self::RemoveAltname(..)
@@ -140,6 +143,8 @@ impl Operation {
     /// The namespace it is sent to; `None` is the underlay's.
     pub fn netns(&self) -> Option<NetnsKey> {
         match self {
+            // A tunnel's socket is the underlay's.
+            Self::Create(desired) if desired.link == Link::Veth => desired.ends.first().map(|end| end.netns),
             Self::Create(_) | Self::DeleteDistant(_) => None,
             Self::AllowPing(netns)
             | Self::DeleteRetired(netns)
@@ -147,6 +152,7 @@ impl Operation {
             | Self::RemoveRule(netns, _) => Some(*netns),
             Self::Delete(at)
             | Self::Retire(at)
+            | Self::MarkRetired(at)
             | Self::Rename(at, _)
             | Self::RemoveAltname(at, _)
             | Self::AddAltname(at, _)
@@ -180,6 +186,7 @@ impl fmt::Display for Operation {
             Self::DeleteDistant(d) => {
                 write!(f, "delete link {} in the namespace with nsid {}", d.name, d.nsid)
             }
+            Self::MarkRetired(at) => write!(f, "mark {at} as out of use"),
             Self::Retire(at) => write!(f, "take {at} out of use"),
             Self::Rename(at, name) => write!(f, "rename {at} to {name}"),
             Self::DeleteRetired(netns) => write!(f, "delete the links in {netns} that are out of use"),

@@ -183,6 +183,7 @@ fn is_done_already(operation: &Operation, error: &KernelError) -> bool {
         Operation::Delete(_)
         | Operation::DeleteDistant(_)
         | Operation::Retire(_)
+        | Operation::MarkRetired(_)
         | Operation::Rename(..)
         | Operation::DeleteRetired(_) => error.errno() == Some(Errno::ENODEV),
         // Another link may have it.

@@ -103,6 +103,7 @@ pub(super) fn of(operation: &Operation) -> Option<Request> {
             message.header.change_mask = LinkFlags::Up;
             request(RouteNetlinkMessage::SetLink(message), 0)
         }
+        Operation::MarkRetired(at) => set(at, vec![LinkAttribute::Group(RETIRED_LINK_GROUP)]),
         Operation::Rename(at, name) => set(at, vec![LinkAttribute::IfName(name.clone())]),
         Operation::RemoveAltname(at, name) => {
             let names = LinkAttribute::PropList(vec![Prop::AltIfName(name.clone())]);
