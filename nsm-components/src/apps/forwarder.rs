@@ -1,6 +1,6 @@
 //! `nsm forwarder`: makes the kernel of a node carry connections.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
@@ -29,6 +29,9 @@ use crate::{
     settings::Forwarder,
     transport::MAX_MESSAGE,
 };
+
+/// Longest wait for links of ended connections to be deleted when the process stops.
+const DELETION_LIMIT: Duration = Duration::from_secs(5);
 
 /// Full names of the gRPC services.
 const SERVICES: &[&str] = &["networkservice.NetworkService", "connection.MonitorConnection"];
@@ -147,7 +150,9 @@ pub(super) async fn run_with(
     info!(connections = left.len(), "left by an earlier process");
     let (vnis, wireguards) = in_use(tunnels.as_ref().map(|(tunnels, _)| tunnels), &left);
     let id = ForwarderId::new(&settings.common.name, host, &settings.base_dir);
-    let dataplane = Dataplane::new(kernel.clone()).with_forwarder(id.clone());
+    let dataplane = Dataplane::new(kernel.clone()).with_forwarder(id.clone()).deleting_later();
+    let _deletions = AbortOnDropHandle::new(tokio::spawn(dataplane.clone().delete_retired()));
+    let retired = dataplane.clone();
     let xconnect = Xconnect::new(dataplane, journal, left, host).with_wireguards(wireguards.clone());
     figures::kernel(&mesh.metrics, &kernel, &xconnect, &vnis);
     let absent = tunnels.as_ref().map(|(_, absent)| absent.as_slice()).unwrap_or_default();
@@ -189,6 +194,8 @@ pub(super) async fn run_with(
             .add_service(mesh.health(SERVICES, registration.registered()))
     };
     mesh.serve(listeners, router).await?;
+    // What is out of use carries nothing; what is left of it the next process finds.
+    let _ = tokio::time::timeout(DELETION_LIMIT, retired.emptied()).await;
     xconnect.quiesce().await;
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -39,6 +40,13 @@ const PING_GROUPS: &str = "0 2147483647";
 pub(super) const NO_WIREGUARD: &str = "this kernel has no WireGuard";
 
 const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
+
+/// Two numbers with a tabulator between them; read at once, as this is on the path of every new link.
+fn ping_groups() -> io::Result<String> {
+    let mut text = [0; 32];
+    let length = fs::File::open(PING_GROUP_RANGE)?.read(&mut text)?;
+    Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+}
 
 fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
@@ -103,7 +111,7 @@ impl Session {
     /// Opens ICMP sockets to all groups. A namespace without the setting has nothing to open.
     pub(super) fn allow_ping(&mut self, key: NetnsKey) -> Result<(), KernelError> {
         self.enter(key)?;
-        match fs::read_to_string(PING_GROUP_RANGE) {
+        match ping_groups() {
             Ok(range) if !range.split_whitespace().eq(PING_GROUPS.split(' ')) => {
                 match self.write(PING_GROUP_RANGE.into(), PING_GROUPS) {
                     // What a connection can do without: pings may need rights in the pod.
