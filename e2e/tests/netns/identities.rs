@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nsm_e2e::{
-    figures::figures,
+    figures::{figures, get},
     mesh::{Mesh, Signal, Who},
     wait::{may_run, until_true},
 };
@@ -55,6 +55,10 @@ fn connections_outlive_an_identity_source_that_is_away_for_longer_than_tokens_li
         let log = story.mesh.process(who).unwrap().log();
         assert!(log.contains("no connection expires meanwhile"), "{who} does not say why");
         assert!(log.contains("it stays"), "{who}: no life was over, so the time was too short");
+    }
+    for who in [Who::Registry, Who::Nsmgr(1), Who::Nsmgr(2), Who::Forwarder(1), Who::Forwarder(2)] {
+        let (status, why) = get(&story.mesh.metrics_socket(who), "/readyz").unwrap();
+        assert!(status == 503 && why.contains("ended and no new one came"), "{who}: {status} {why}");
     }
     story.mesh.start_again(&[Who::Identity]).unwrap();
     let refreshed = |client| figures(&story.mesh.metrics_socket(client)).unwrap()["nsm_refreshes_total"];
