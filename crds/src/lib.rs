@@ -29,7 +29,7 @@ pub use self::{
         CONDITION_ACCEPTED, CONDITION_PROTECTED, CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED,
         ConfigReason, EndpointReason, NodeReason, Reason, ServiceReason,
     },
-    limits::{MAX_ENDPOINTS, MAX_ERROR_CHARS, MAX_SERVICES, MAX_UNHEALTHY},
+    limits::{MAX_ENDPOINTS, MAX_ERROR_CHARS, MAX_FORWARDERS, MAX_SERVICES, MAX_UNHEALTHY},
     manifests::{Manifest, SerializeError, all, manifests},
     networkservice::{
         Destination, LabelSelector, Match, NetworkService, NetworkServiceSpec, NetworkServiceStatus,
@@ -44,8 +44,8 @@ pub use self::{
         ServiceAddress,
     },
     nsmnodestate::{
-        ConnectionCounts, ConnectionState, NSMNodeState, NSMNodeStateRoot, NSMNodeStateStatus, NodeEndpoint,
-        NodeService, NodeVersions, Truncated, UnhealthyConnection,
+        ConnectionCounts, ConnectionState, ForwarderAdoption, NSMNodeState, NSMNodeStateRoot,
+        NSMNodeStateStatus, NodeEndpoint, NodeService, NodeVersions, Truncated, UnhealthyConnection,
     },
 };
 

@@ -11,13 +11,16 @@ pub const MAX_UNHEALTHY: usize = 32;
 /// Most endpoints in one `NSMNodeState`.
 pub const MAX_ENDPOINTS: usize = 64;
 
+/// Most forwarders in one `NSMNodeState`.
+pub const MAX_FORWARDERS: usize = 8;
+
 /// Most characters of an error text in one `NSMNodeState`.
 pub const MAX_ERROR_CHARS: usize = 200;
 
 impl NSMNodeStateStatus {
     /// The same report within the bounds of the schema: of services the worst stay, of unhealthy
-    /// connections those that are so for longest, of endpoints the first by name. What was left
-    /// off is counted in `truncated`; entries come out in a stable order.
+    /// connections those that are so for longest, of endpoints the first by name, of forwarders those
+    /// that lost most. What was left off the first three is counted in `truncated`; entries come out in a stable order.
     #[must_use]
     pub fn bounded(mut self) -> Self {
         self.services
@@ -29,6 +32,8 @@ impl NSMNodeStateStatus {
             unhealthy: cut(&mut self.unhealthy, MAX_UNHEALTHY),
             endpoints: cut(&mut self.endpoints, MAX_ENDPOINTS),
         };
+        self.adoption.sort_by(|a, b| (b.lost, &a.forwarder).cmp(&(a.lost, &b.forwarder)));
+        self.adoption.truncate(MAX_FORWARDERS);
         for connection in &mut self.unhealthy {
             if let Some((end, _)) = connection.last_error.char_indices().nth(MAX_ERROR_CHARS) {
                 connection.last_error.truncate(end);

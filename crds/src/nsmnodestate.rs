@@ -69,9 +69,51 @@ pub struct NSMNodeStateStatus {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub endpoints: Vec<NodeEndpoint>,
+    /// What became of the connections that each forwarder of the node found at its start; at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["forwarder".into()]))]
+    pub adoption: Vec<ForwarderAdoption>,
+    /// Whether the node takes no new connections, by `nsm drain`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     /// How many entries the lists leave off.
     #[serde(default)]
     pub truncated: Truncated,
+}
+
+/// What a forwarder that was started anew made of the connections that the one before it left.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ForwarderAdoption {
+    /// Name of the forwarder.
+    #[schemars(length(min = 1, max = 253))]
+    pub forwarder: String,
+    /// Which start of it this is about: another one for each.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 128))]
+    pub instance: String,
+    /// Connections that it found.
+    #[serde(default)]
+    pub baseline: i64,
+    /// Whether it is known what became of all of them.
+    #[serde(default)]
+    pub complete: bool,
+    /// Those that were asked for again and had their links; told when it is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<i64>,
+    /// Those that their clients closed instead; told when it is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_by_client: Option<i64>,
+    /// Those whose links were gone, or that nobody asked for in time; so far.
+    #[serde(default)]
+    pub lost: i64,
+    /// Longest time in which one of them may have carried nothing; told when it is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_gap_milliseconds: Option<i64>,
+    /// Whether the forwarder before it said that it stops, and was not killed.
+    #[serde(default)]
+    pub quiesced: bool,
 }
 
 /// Versions of programs on a node.
@@ -81,6 +123,10 @@ pub struct NodeVersions {
     /// Version of the nsmgr.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub nsmgr: String,
+    /// What the nsmgr and all forwarders of the node can do on the wire: the lowest of their feature levels; 0
+    /// where one tells none.
+    #[serde(default)]
+    pub feature_level: i64,
 }
 
 /// How many connections there are, and how many of them carry traffic: `total = up + down`.

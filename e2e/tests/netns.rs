@@ -31,6 +31,8 @@ mod daemon;
 mod departures;
 #[path = "netns/dns.rs"]
 mod dns;
+#[path = "netns/drain.rs"]
+mod drain;
 #[path = "netns/endpoint.rs"]
 mod endpoint;
 #[path = "netns/faults.rs"]

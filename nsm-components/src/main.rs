@@ -46,8 +46,9 @@ enum Process {
     /// NSM_NAME, NSM_LISTEN_ON (the first tcp:// URL is how other nodes reach it), NSM_REGISTRY_URL,
     /// NSM_NODE_STATE, SPIFFE_ENDPOINT_SOCKET.
     Nsmgr,
-    /// Makes the kernel of a node carry connections. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN, and CAP_NET_RAW to ask how
-    /// large a packet reaches another node.
+    /// Makes the kernel of a node carry connections. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN, CAP_NET_RAW to ask how
+    /// large a packet reaches another node and to tell neighbours of new links, and CAP_NET_BROADCAST to hear of links
+    /// that somebody deletes.
     ///
     /// NSM_NAME, NSM_LISTEN_ON, NSM_CONNECT_TO, NSM_TUNNEL_IP, NSM_BASE_DIR, SPIFFE_ENDPOINT_SOCKET.
     Forwarder,
@@ -89,6 +90,16 @@ enum Process {
     /// identity cannot be had, with the socket that was asked; 2 for what cannot be asked.
     #[command(after_help = CONNECTIONS_EXAMPLES)]
     Connections(apps::connections::Options),
+    /// Has this node take no new connections, and waits until its nsmgr and forwarders may be stopped.
+    ///
+    /// Connections that there are go on, and are refreshed; new ones are refused with the reason, until
+    /// `nsm drain --undo` or a restart. Links stay in any case. It asks as `nsm connections` does, and the same may:
+    /// NSM_CONNECT_TO, SPIFFE_ENDPOINT_SOCKET.
+    ///
+    /// Exit codes: 0 when all may be stopped, or take new connections again; 1 when one may not within the time,
+    /// which standard error names with the reason, or when the nsmgr or the identity cannot be had; 2 for what
+    /// cannot be asked.
+    Drain(apps::drain::Options),
     /// Serves the SPIFFE Workload API, from which every process gets who it is.
     #[command(subcommand)]
     Identity(Identity),
@@ -185,6 +196,13 @@ async fn run(process: Process) -> ExitCode {
             Err(errors) => fail(USAGE, &errors),
         };
     }
+    if let Process::Drain(options) = process {
+        Log::start(&LogLevel::off());
+        return match settings::Connections::read(&ProcessEnvironment) {
+            Ok(settings) => end(apps::drain::run(options, settings, stop).await),
+            Err(errors) => fail(USAGE, &errors),
+        };
+    }
     let vars = Recorded::new(ProcessEnvironment);
     macro_rules! start {
         ($settings:ident, $run:path, $($level:ident).+) => {
@@ -225,7 +243,7 @@ async fn run(process: Process) -> ExitCode {
         Process::Identity(Identity::Authority) => {
             start!(IdentityAuthority, apps::identity::authority::run, log_level)
         }
-        Process::Health { .. } | Process::Connections(_) => ExitCode::SUCCESS,
+        Process::Health { .. } | Process::Connections(_) | Process::Drain(_) => ExitCode::SUCCESS,
     }
 }
 

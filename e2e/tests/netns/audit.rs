@@ -47,8 +47,9 @@ fn links_without_a_journal_are_counted_told_with_their_owner_and_removed_after_a
     fs::remove_file(folder.join(format!("{connection}.json"))).unwrap();
     story.mesh.start_again(&[Who::Forwarder(2)]).unwrap();
     until_true("the orphans are counted", START, || orphans(&story.mesh, 2, "link") == 2).unwrap();
-    let told = story.mesh.says(Who::Forwarder(2), "serves no connection", START).unwrap();
-    assert!(told.contains(&format!("connection {connection} of forwarder-2#")), "{told}");
+    let owner = format!(r#""owner":"connection {connection} of forwarder-2#"#);
+    let told = story.mesh.says(Who::Forwarder(2), &owner, START).unwrap();
+    assert!(told.contains("serves no connection"), "{told}");
     assert_eq!(story.interface(story.local), lost, "nothing is removed at once");
     until_true("the orphans are removed", GRACE, || {
         interfaces(&pod).unwrap().iter().all(|interface| interface.name != IFNAME)

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::story::{IFNAME, LIFE, Story, assert_whole};
 
 /// Whom the command asks, and where it gets its identity: nothing else.
-fn environment(mesh: &Mesh, node: usize) -> [(String, String); 2] {
+pub(crate) fn environment(mesh: &Mesh, node: usize) -> [(String, String); 2] {
     [
         ("NSM_CONNECT_TO".to_owned(), format!("unix://{}", mesh.nsmgr_socket(node).display())),
         ("SPIFFE_ENDPOINT_SOCKET".to_owned(), format!("unix://{}", mesh.workload_api().display())),
@@ -32,8 +32,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The connections of a node by client.
-pub(crate) fn listed(mesh: &Mesh, node: usize) -> BTreeMap<String, Value> {
+/// All that the command tells of a node.
+pub(crate) fn listing(mesh: &Mesh, node: usize) -> Value {
     let output = connections(mesh, node, &["-o", "json"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let listing = text(&output.stdout);
@@ -41,6 +41,12 @@ pub(crate) fn listed(mesh: &Mesh, node: usize) -> BTreeMap<String, Value> {
     assert!(!listing.contains("eyJ"), "{listing}");
     let listing: Value = serde_json::from_str(&listing).unwrap();
     assert_eq!(listing["nsmgr"], format!("nsmgr-{node}"));
+    listing
+}
+
+/// The connections of a node by client.
+pub(crate) fn listed(mesh: &Mesh, node: usize) -> BTreeMap<String, Value> {
+    let listing = listing(mesh, node);
     let all = listing["connections"].as_array().unwrap();
     all.iter().map(|one| (one["client"].as_str().unwrap().to_owned(), one.clone())).collect()
 }
@@ -90,6 +96,7 @@ fn each_node_lists_its_connections_with_where_they_lead_and_what_was_sent() {
         assert_eq!(seen["addresses"]["endpoint"][0], format!("{peer}/32"), "{seen:#}");
         let at_endpoint = endpoints.iter().find(|found| found.peer == Some(address)).unwrap();
         assert_eq!(seen["interface"], sides(IFNAME, &at_endpoint.name), "{seen:#}");
+        assert_eq!(seen["featureLevel"], 1, "{seen:#}");
         assert_eq!((&seen["service"], &seen["endpoint"]), (&"finance".into(), &"nse-1".into()));
         assert_eq!((&seen["state"], &seen["error"]), (&"UP".into(), &Value::Null), "{seen:#}");
         assert_eq!((&seen["heals"], &seen["lastHeal"]), (&0.into(), &Value::Null), "{seen:#}");
@@ -169,7 +176,7 @@ fn exit_codes_say_what_is_wrong_and_standard_error_where() {
         (Some(0), "nsm: nsmgr-1 has no connections\n".into())
     );
     let listing: Value = serde_json::from_slice(&nothing.stdout).unwrap();
-    assert_eq!(listing, serde_json::json!({"nsmgr": "nsmgr-1", "connections": []}));
+    assert_eq!((&listing["nsmgr"], &listing["connections"]), (&"nsmgr-1".into(), &serde_json::json!([])));
     assert_eq!(text(&connections(&mesh, 1, &[]).stdout), "");
 
     let run = |program: &mut Command, own: (&str, &str)| {

@@ -14,6 +14,8 @@ pub mod context;
 #[cfg(feature = "mesh")]
 mod counter;
 #[cfg(feature = "mesh")]
+pub mod feature;
+#[cfg(feature = "mesh")]
 pub mod matching;
 #[cfg(feature = "mesh")]
 pub mod mechanism;

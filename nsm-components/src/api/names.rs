@@ -68,6 +68,10 @@ pub const FORWARDER_SERVICE: &str = "forwarder";
 /// `IFLA_GROUP` of every link the forwarder makes: "nsm" in ASCII. The mark of ownership.
 pub const LINK_GROUP: u32 = 0x006e_736d;
 
+/// `IFLA_GROUP` of a link of ours that was taken out of use and is deleted with others of its kind: "nsx" in
+/// ASCII.
+pub const RETIRED_LINK_GROUP: u32 = 0x006e_7378;
+
 /// Start of the alias of every finished link; the connection id follows.
 pub const LINK_ALIAS_PREFIX: &str = "nsm:";
 

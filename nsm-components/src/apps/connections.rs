@@ -17,7 +17,10 @@ use tonic::{Code, Streaming};
 use self::{listing::Listing, table::Style};
 use crate::{
     api::{
-        node::{NodeConnections, WatchConnectionsRequest, node_status_client::NodeStatusClient},
+        node::{
+            DrainRequest, NodeConnections, Process, WatchConnectionsRequest,
+            node_status_client::NodeStatusClient,
+        },
         peer::Address,
     },
     chain::Backoff,
@@ -30,6 +33,9 @@ const LARGEST: usize = 64 * MAX_MESSAGE;
 
 /// Pauses between tries to reach an nsmgr that went away while it was watched.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+
+/// How long an nsmgr may take to ask its forwarders.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What clears a terminal and begins at its top (ECMA-48: ED, CUP).
 const CLEAR: &str = "\x1b[2J\x1b[H";
@@ -83,7 +89,7 @@ pub enum Error {
         reason: String,
     },
     /// It knows no such question.
-    #[error("the nsmgr at {0} does not tell of its connections: it is an older one, or not this project's")]
+    #[error("the nsmgr at {0} does not know what was asked of it: it is an older one, or not this project's")]
     Unknown(String),
     /// The output cannot be written.
     #[error("cannot print")]
@@ -124,7 +130,7 @@ pub async fn run(options: Options, settings: Connections, stop: CancellationToke
 }
 
 /// The nsmgr of this node.
-struct Nsmgr {
+pub(super) struct Nsmgr {
     channels: Channels,
     address: Address,
     limit: Duration,
@@ -142,7 +148,7 @@ struct Screen {
 
 impl Nsmgr {
     /// Gets an identity to ask it with. What is not there is named at once.
-    async fn reach(settings: &Connections, limit: Duration) -> Result<Self, Error> {
+    pub(super) async fn reach(settings: &Connections, limit: Duration) -> Result<Self, Error> {
         let (agent, nsmgr) = (path(&settings.workload_api), path(&settings.connect_to));
         let absent = |what, socket: &Path, variable| Error::Absent { what, socket: socket.into(), variable };
         if !nsmgr.exists() {
@@ -158,6 +164,15 @@ impl Nsmgr {
             address: settings.connect_to.clone().into(),
             limit,
         })
+    }
+
+    /// Has the node take no new connections, or take them again; answers how far its processes are.
+    pub(super) async fn drain(&self, undo: bool) -> Result<Vec<Process>, Error> {
+        let channel = self.channels.get(&self.address).await.map_err(Error::Unreachable)?;
+        let mut client = NodeStatusClient::new(channel.grpc).max_decoding_message_size(MAX_MESSAGE);
+        let asked = tokio::time::timeout(self.limit.max(PATIENCE), client.drain(DrainRequest { undo }));
+        let answer = asked.await.map_err(|_| self.silent())?;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner().processes)
     }
 
     async fn ask(&self) -> Result<Streaming<NodeConnections>, Error> {
@@ -184,9 +199,11 @@ impl Nsmgr {
         let mut all = NodeConnections::default();
         loop {
             let part = answers.message().await.map_err(|status| self.refused(&status))?;
-            let NodeConnections { nsmgr, connections, more } = part.ok_or_else(|| self.says("it stops"))?;
+            let part = part.ok_or_else(|| self.says("it stops"))?;
+            let NodeConnections { nsmgr, connections, more, processes } = part;
             all.nsmgr = nsmgr;
             all.connections.extend(connections);
+            all.processes.extend(processes);
             if !more {
                 return Ok(all);
             }
@@ -233,7 +250,10 @@ impl Screen {
             // One document a line, where there are several.
             Output::Json if self.options.watch => listing.json_line(),
             Output::Json => listing.json(),
-            Output::Table | Output::Wide => table::table(listing, SystemTime::now(), self.style),
+            Output::Table | Output::Wide => {
+                let above = table::processes(listing, self.style);
+                above + &table::table(listing, SystemTime::now(), self.style)
+            }
         };
         if self.clears {
             text.insert_str(0, CLEAR);

@@ -1,6 +1,6 @@
 //! `nsm forwarder`: makes the kernel of a node carry connections.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::Router};
@@ -15,18 +15,23 @@ use crate::{
         connection::monitor_connection_server::MonitorConnectionServer,
         mechanism,
         networkservice::network_service_server::NetworkServiceServer,
+        node::process_status_server::ProcessStatusServer,
         registry::{NetworkServiceEndpoint, NetworkServiceLabels},
     },
     chain::{Chain, Element, Policy, RegistryChain},
     dataplane::{Dataplane, Entry, ForwarderId, Journal, Netlink, Netns, PathMtus},
     elements::{
-        Authorize, Connect, ConnectionService, Discover, Index, MechanismTranslation, Mechanisms, Monitor,
-        Mtu, Tunnels, UpdatePath, UpdateToken, Vnis, Vxlan, Wireguard, Wireguards, Xconnect,
+        Authorize, BrokenLinks, Connect, ConnectionService, Discover, Drain, Draining, Index,
+        MechanismTranslation, Mechanisms, Monitor, Mtu, ProcessStatusService, Tunnels, UpdatePath,
+        UpdateToken, Vnis, Vxlan, Wireguard, Wireguards, Xconnect,
         registry::{self, Registration},
     },
     settings::Forwarder,
     transport::MAX_MESSAGE,
 };
+
+/// Longest wait for links of ended connections to be deleted when the process stops.
+const DELETION_LIMIT: Duration = Duration::from_secs(5);
 
 /// Full names of the gRPC services.
 const SERVICES: &[&str] = &["networkservice.NetworkService", "connection.MonitorConnection"];
@@ -61,6 +66,7 @@ fn chain(
     monitor: &Arc<Monitor>,
     index: Index,
     xconnect: Xconnect<Netlink>,
+    draining: Draining,
 ) -> Chain {
     let (tunnels, absent) = tunnels.unzip();
     let absent = absent.unwrap_or_default();
@@ -83,6 +89,7 @@ fn chain(
         Arc::new(MechanismTranslation::new(tunnels)),
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life).to_endpoints()),
     ]);
+    let session = Arc::new(mesh.session(Chain::new(inner), Policy::Expire).passing_on());
     Chain::new([
         mesh.admit(),
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
@@ -91,7 +98,8 @@ fn chain(
         Arc::new(
             Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.policies.server.clone()),
         ),
-        Arc::new(mesh.session(Chain::new(inner), Policy::Expire).passing_on()),
+        Arc::new(Drain::new(draining, session.clone())),
+        session,
     ])
 }
 
@@ -130,7 +138,10 @@ pub(super) async fn run_with(
     vitals: Vitals,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let readiness = vitals.readiness.clone();
     let mesh = Mesh::start_with(&settings.common, vitals, stop).await?;
+    let draining = Draining::default();
+    draining.show(&mesh.metrics, &readiness);
     let host =
         Netns::current().map_err(|source| Error::Kernel { what: "the network namespace", source })?.key();
     let kernel = Netlink::new().map_err(|source| Error::Kernel { what: "the network namespace", source })?;
@@ -139,7 +150,9 @@ pub(super) async fn run_with(
     info!(connections = left.len(), "left by an earlier process");
     let (vnis, wireguards) = in_use(tunnels.as_ref().map(|(tunnels, _)| tunnels), &left);
     let id = ForwarderId::new(&settings.common.name, host, &settings.base_dir);
-    let dataplane = Dataplane::new(kernel.clone()).with_forwarder(id);
+    let dataplane = Dataplane::new(kernel.clone()).with_forwarder(id.clone()).deleting_later();
+    let _deletions = AbortOnDropHandle::new(tokio::spawn(dataplane.clone().delete_retired()));
+    let retired = dataplane.clone();
     let xconnect = Xconnect::new(dataplane, journal, left, host).with_wireguards(wireguards.clone());
     figures::kernel(&mesh.metrics, &kernel, &xconnect, &vnis);
     let absent = tunnels.as_ref().map(|(_, absent)| absent.as_slice()).unwrap_or_default();
@@ -157,7 +170,16 @@ pub(super) async fn run_with(
     figures::index(&mesh.metrics, &index);
     let monitor = Arc::new(mesh.monitor(&settings.common.name));
     figures::monitor(&mesh.metrics, &monitor);
-    let chain = chain(&mesh, &settings, tunnels, &monitor, index, xconnect.clone());
+    let events = BrokenLinks { xconnect: xconnect.clone(), monitor: monitor.clone(), forwarder: id };
+    let _events = AbortOnDropHandle::new(tokio::spawn(events.run()));
+    let status = ProcessStatusService::new(
+        &settings.common.name,
+        draining.clone(),
+        xconnect.clone(),
+        mesh.trust.clone(),
+        mesh.stop.clone(),
+    );
+    let chain = chain(&mesh, &settings, tunnels, &monitor, index, xconnect.clone(), draining);
     let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone())
         .with(mesh.policies.monitor.clone());
     // Before the registration, which passes the socket on.
@@ -168,9 +190,12 @@ pub(super) async fn run_with(
         server
             .add_service(NetworkServiceServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(MonitorConnectionServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
+            .add_service(ProcessStatusServer::new(status.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(mesh.health(SERVICES, registration.registered()))
     };
     mesh.serve(listeners, router).await?;
+    // What is out of use carries nothing; what is left of it the next process finds.
+    let _ = tokio::time::timeout(DELETION_LIMIT, retired.emptied()).await;
     xconnect.quiesce().await;
     Ok(())
 }

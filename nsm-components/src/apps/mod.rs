@@ -1,6 +1,7 @@
 //! The processes of the mesh, each a short list of what it is made of.
 
 pub mod connections;
+pub mod drain;
 mod endpoint;
 mod figures;
 pub mod forwarder;

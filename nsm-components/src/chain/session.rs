@@ -157,6 +157,11 @@ impl Session {
         self.tasks.lock().len()
     }
 
+    /// Whether it has a connection of this id.
+    pub fn knows(&self, id: &str) -> bool {
+        self.tasks.lock().contains_key(id)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -148,8 +148,8 @@ pub(super) fn mac(id: &ConnectionId, role: Role) -> [u8; 6] {
     mac
 }
 
-/// Numbers that an interface may get: the next one when the last was taken.
-pub(super) const INDEX_TRIES: u32 = 2;
+/// Numbers that an interface may get: the next one when the last was taken, such as by a link out of use.
+pub(super) const INDEX_TRIES: u32 = 4;
 
 /// An interface index between 2^30 and 2^31 from the connection and both namespaces. Two pairs of
 /// one connection in other namespaces so differ, and ends of different pairs are not taken for peers.

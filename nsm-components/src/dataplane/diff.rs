@@ -1,7 +1,7 @@
 //! From desired and observed to the changes between them. Pure.
 
 use super::{
-    desired::{Desired, End, Footprint, Link, Neighbour, alias, altname},
+    desired::{Desired, End, Footprint, Link, Neighbour, Role, alias, altname},
     ids::{ConnectionId, ForwarderId, NetnsKey},
     observed::{Observed, ObservedEnd, ObservedKind, ObservedLink, OwnedLink, Owner},
     operation::{At, Operation},
@@ -81,7 +81,8 @@ pub fn diff(
     for (end, look) in desired.ends.iter().zip(&looks) {
         operations.extend(rules(end.netns, look.policies));
     }
-    operations.extend(clear(desired, &looks, in_use)?);
+    let (aside, deletions) = clear(desired, &looks, in_use)?;
+    operations.extend(aside);
     operations.push(Operation::Create(Box::new(desired.clone())));
     for (end, look) in desired.ends.iter().zip(&looks) {
         // Once a pod: what it sets later is its own affair.
@@ -90,6 +91,7 @@ pub fn diff(
         operations.extend(change(desired, end, &newborn(end), &policies)?);
         operations.extend(acquaint(desired, end));
     }
+    operations.extend(deletions);
     Ok(operations)
 }
 
@@ -105,11 +107,21 @@ pub fn removal(
     let places = || footprint.places.iter().zip(&observed.ends);
     let links = places().filter_map(|(place, end)| match end {
         ObservedEnd::Reachable { own: Some(link), .. } if is_ours(&link.forwarder) => {
-            Some((place.netns, &**link))
+            Some((place.role, place.netns, &**link))
         }
         _ => None,
     });
-    let mut operations = deletes(&links.collect::<Vec<_>>());
+    let links: Vec<_> = links.collect();
+    let mut operations = match links.as_slice() {
+        // An endpoint has many, and to lower one takes the kernel a look at all its routes.
+        [first, second] if peers(first.2, second.2) => {
+            let mut operations = retire(&footprint.id, &[*second]);
+            operations.push(Operation::MarkRetired(at(first)));
+            operations.extend(without_altname(&footprint.id, first));
+            operations
+        }
+        links => retire(&footprint.id, links),
+    };
     for (place, end) in places() {
         match end {
             ObservedEnd::Distant(distant) if is_ours(&distant.forwarder) => {
@@ -128,6 +140,7 @@ pub fn removal(
         ObservedEnd::Reachable { policies, .. } => rules(place.netns, policies),
         _ => Vec::new(),
     }));
+    operations.extend(deletions(&links));
     operations
 }
 
@@ -136,18 +149,36 @@ fn rules(netns: NetnsKey, policies: &Policies) -> Vec<Operation> {
     policies.own.iter().map(|own| Operation::RemoveRule(netns, own.rule)).collect()
 }
 
-/// One delete a pair: the peer goes with it.
-fn deletes(links: &[(NetnsKey, &ObservedLink)]) -> Vec<Operation> {
+/// A connection's link: whom it serves, where it is, and how it is.
+type Standing<'a> = (Role, NetnsKey, &'a ObservedLink);
+
+/// Takes links of a connection out of use: their names are free and nothing passes them any more. That takes a
+/// fraction of a millisecond; to delete a link takes the kernel tens of them.
+fn retire(id: &ConnectionId, links: &[Standing<'_>]) -> Vec<Operation> {
+    let retired = |link| set_aside(at(link)).into_iter().chain(without_altname(id, link));
+    links.iter().flat_map(retired).collect()
+}
+
+fn without_altname(id: &ConnectionId, link: &Standing<'_>) -> Option<Operation> {
+    link.2.has_altname.then(|| Operation::RemoveAltname(at(link), altname(id, link.0)))
+}
+
+fn at((_, netns, link): &Standing<'_>) -> At {
+    At { netns: *netns, index: link.index, name: link.name.clone() }
+}
+
+fn set_aside(at: At) -> [Operation; 2] {
+    let name = format!("nsx{:x}", at.index);
+    [Operation::Retire(at.clone()), Operation::Rename(at, name)]
+}
+
+/// Deletes them, those of a pair by its first end: an endpoint's namespace has most of them.
+fn deletions(links: &[Standing<'_>]) -> impl Iterator<Item = Operation> {
     let links = match links {
-        [(_, a), (_, b)] if peers(a, b) => &links[..1],
+        [(_, _, a), (_, _, b)] if peers(a, b) => &links[..1],
         links => links,
     };
-    links
-        .iter()
-        .map(|(netns, link)| {
-            Operation::Delete(At { netns: *netns, index: link.index, name: link.name.clone() })
-        })
-        .collect()
+    links.iter().map(|(_, netns, _)| Operation::DeleteRetired(*netns))
 }
 
 struct Look<'a> {
@@ -187,14 +218,23 @@ fn peers(a: &ObservedLink, b: &ObservedLink) -> bool {
     is_peer(a, b) && is_peer(b, a)
 }
 
-/// Removes what stands at the places and is ours to remove.
+/// What takes that out of the way which stands at the places and is ours to remove, and what deletes it.
 fn clear(
     desired: &Desired,
     looks: &[Look<'_>],
     in_use: &dyn Fn(&ConnectionId) -> bool,
-) -> Result<Vec<Operation>, Conflict> {
-    let own = desired.ends.iter().zip(looks).filter_map(|(end, look)| Some((end.netns, look.own?)));
-    let mut operations = deletes(&own.collect::<Vec<_>>());
+) -> Result<(Vec<Operation>, Vec<Operation>), Conflict> {
+    let own = desired.ends.iter().zip(looks).filter_map(|(end, look)| Some((end.role, end.netns, look.own?)));
+    let own: Vec<_> = own.collect();
+    // The kernel has one device with a VNI and a port, in use or not.
+    let same_vni = |link: &ObservedLink| match (desired.link, link.kind) {
+        (Link::Vxlan(new), ObservedKind::Vxlan(old)) => (new.vni, new.port) == (old.vni, old.port),
+        _ => false,
+    };
+    let (mut operations, mut later) = match own.as_slice() {
+        [link] if same_vni(link.2) => (vec![Operation::Delete(at(link))], Vec::new()),
+        own => (retire(&desired.id, own), deletions(own).collect()),
+    };
     for (end, occupant) in
         desired.ends.iter().zip(looks).filter_map(|(end, look)| Some((end, look.occupant?)))
     {
@@ -211,12 +251,18 @@ fn clear(
             Owner::Connection(id) if *id != desired.id && in_use(id) => {
                 return Err(Conflict::InUse { netns, name, connection: id.clone() });
             }
-            Owner::Connection(_) | Owner::Unfinished => {
-                operations.push(Operation::Delete(At { netns, index: occupant.index, name }));
+            owner @ (Owner::Connection(_) | Owner::Unfinished | Owner::Retired) => {
+                let at = At { netns, index: occupant.index, name };
+                operations.extend(set_aside(at.clone()));
+                // One that was never finished may have this connection's second name already.
+                let id = if let Owner::Connection(id) = owner { id } else { &desired.id };
+                let altnames = [Role::Client, Role::Endpoint].map(|role| altname(id, role));
+                operations.extend(altnames.map(|name| Operation::RemoveAltname(at.clone(), name)));
+                later.push(Operation::DeleteRetired(netns));
             }
         }
     }
-    Ok(operations)
+    Ok((operations, later))
 }
 
 /// An end right after its creation.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nix::errno::Errno;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use super::{
     desired::{Desired, Footprint, INDEX_TRIES, Link, Role},
@@ -15,7 +15,8 @@ use super::{
     netns::{Namespaces, Netns},
     observed::{Observed, ObservedEnd, ObservedKind, OwnedLink},
     operation::{At, Operation},
-    port::{Depth, Failure, Kernel, KernelError},
+    port::{Decide, Depth, Failure, Kernel, KernelError, Stopped},
+    retired::{Retired, split},
     survey::{Found, Orphan, orphans},
     traffic::{Traffic, counted},
     wireguard::WireguardLink,
@@ -100,21 +101,38 @@ pub struct Dataplane<K: ?Sized> {
     forwarder: Option<ForwarderId>,
     /// Held from looking for free tables until they are taken.
     tables: Arc<Mutex<()>>,
+    /// Links to delete, which are out of use.
+    retired: Arc<Retired>,
+    /// Whether that is done by [`Dataplane::delete_retired`] alone.
+    deletes_later: bool,
+}
+
+/// What was decided on after a look.
+struct Decision {
+    applied: Applied,
+    counted: Vec<(Role, Traffic)>,
+    out_of_reach: bool,
+    /// Links to delete, which are out of use then.
+    deletions: Vec<Operation>,
 }
 
 // === impl Dataplane ===
 
 impl<K: ?Sized> Clone for Dataplane<K> {
     fn clone(&self) -> Self {
-        let (kernel, in_use) = (self.kernel.clone(), self.in_use.clone());
-        Self { kernel, in_use, forwarder: self.forwarder.clone(), tables: self.tables.clone() }
+        let Self { kernel, in_use, forwarder, tables, retired, deletes_later } = self;
+        let (kernel, in_use, retired) = (kernel.clone(), in_use.clone(), retired.clone());
+        let (forwarder, tables) = (forwarder.clone(), tables.clone());
+        Self { kernel, in_use, forwarder, tables, retired, deletes_later: *deletes_later }
     }
 }
 
 impl<K: Kernel + ?Sized> Dataplane<K> {
     /// Over this kernel.
     pub fn new(kernel: impl Into<Arc<K>>) -> Self {
-        Self { kernel: kernel.into(), in_use: Arc::new(|_| false), forwarder: None, tables: Arc::default() }
+        let (kernel, in_use) = (kernel.into(), Arc::new(|_: &ConnectionId| false));
+        let (tables, retired) = (Arc::default(), Arc::default());
+        Self { kernel, in_use, forwarder: None, tables, retired, deletes_later: false }
     }
 
     /// Names this forwarder on all that is made, and leaves alone what names another one.
@@ -131,6 +149,24 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
     pub fn with_in_use(mut self, in_use: impl Fn(&ConnectionId) -> bool + Send + Sync + 'static) -> Self {
         self.in_use = Arc::new(in_use);
         self
+    }
+
+    /// Links that end are taken out of use at once and deleted by [`Dataplane::delete_retired`], which has
+    /// to run.
+    #[must_use]
+    pub fn deleting_later(mut self) -> Self {
+        self.deletes_later = true;
+        self
+    }
+
+    /// Deletes links that were taken out of use, for as long as it runs.
+    pub async fn delete_retired(self) {
+        self.retired.work(&*self.kernel).await;
+    }
+
+    /// Until no link is out of use and not deleted.
+    pub async fn emptied(&self) {
+        self.retired.emptied().await;
     }
 
     /// The kernel underneath.
@@ -157,15 +193,17 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
         loop {
             let desired = if attempt == 0 { desired.clone() } else { desired.reindexed(attempt) };
             attempt += 1;
-            let observed = self.observe(&desired, netns).await?;
-            let operations = diff(&desired, &observed, &*self.in_use)?;
-            let applied = summary(&operations);
-            let Err(failure) = self.kernel.apply(operations, netns).await else {
-                let roles = desired.ends.iter().map(|end| end.role);
-                // What was replaced does not count.
-                let known = (applied != Applied::Created).then_some(&observed);
-                return Ok((applied, counted(roles, known)));
+            let (decide, decided) = self.decide(&desired, attempt);
+            let footprint = desired.footprint();
+            let outcome = self.kernel.converge(&footprint, depth(&desired), netns, decide).await;
+            let failure = match outcome {
+                Ok(()) => None,
+                Err(Stopped::Observe(source)) => return Err(Error::Observe { id: footprint.id, source }),
+                Err(Stopped::Apply(failure)) => Some(failure),
             };
+            let decision = received(decided, &desired.id)??;
+            self.delete(&decision.deletions, netns).await;
+            let Some(failure) = failure else { return Ok((decision.applied, decision.counted)) };
             self.roll_back(&failure, netns).await;
             // Between looking and creating someone may have taken the name; it is looked at once more.
             if attempt >= INDEX_TRIES || !is_race(&failure) {
@@ -174,20 +212,81 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
         }
     }
 
+    /// What follows from a look for these links, and where it is told.
+    fn decide(
+        &self,
+        desired: &Desired,
+        next: u32,
+    ) -> (Decide, oneshot::Receiver<Result<Decision, Conflict>>) {
+        let (told, decided) = oneshot::channel();
+        let (desired, in_use, own) = (desired.clone(), self.in_use.clone(), self.forwarder.clone());
+        let decide = move |mut observed: Observed| {
+            disown(&mut observed, own.as_ref());
+            let decided = diff(&desired, &observed, &*in_use).and_then(|operations| {
+                let makes_room = operations.iter().any(|op| takes_number(op, &desired));
+                if makes_room { diff(&desired.reindexed(next), &observed, &*in_use) } else { Ok(operations) }
+            });
+            let operations = match decided {
+                Ok(operations) => operations,
+                Err(conflict) => {
+                    let _ = told.send(Err(conflict));
+                    return Vec::new();
+                }
+            };
+            let applied = summary(&operations);
+            let roles = desired.ends.iter().map(|end| end.role);
+            // What was replaced does not count.
+            let counted = counted(roles, (applied != Applied::Created).then_some(&observed));
+            let (at_once, deletions) = split(operations);
+            let _ = told.send(Ok(Decision { applied, counted, out_of_reach: false, deletions }));
+            at_once
+        };
+        (Box::new(decide), decided)
+    }
+
+    /// The same for their end.
+    fn decide_removal(&self, footprint: &Footprint) -> (Decide, oneshot::Receiver<Decision>) {
+        let (told, decided) = oneshot::channel();
+        let (footprint, own) = (footprint.clone(), self.forwarder.clone());
+        let decide = move |mut observed: Observed| {
+            disown(&mut observed, own.as_ref());
+            let operations = removal(&footprint, own.as_ref(), &observed);
+            let applied = summary(&operations);
+            let out_of_reach = observed.ends.iter().all(|end| *end == ObservedEnd::Unreachable);
+            let (at_once, deletions) = split(operations);
+            let _ = told.send(Decision { applied, counted: Vec::new(), out_of_reach, deletions });
+            at_once
+        };
+        (Box::new(decide), decided)
+    }
+
     /// Removes every link of the connection that is still there. Places whose namespace is gone
     /// need nothing: links die with it.
     ///
     /// Where no descriptor comes along, namespaces are searched, and links also from the
     /// underlay's namespace by nsid.
     pub async fn remove(&self, footprint: &Footprint, netns: &Namespaces) -> Result<Removed, Error> {
-        let observed = self.look(footprint, Depth::Links, netns).await?;
-        let operations = removal(footprint, self.forwarder.as_ref(), &observed);
-        if operations.is_empty() {
-            let out_of_reach = observed.ends.iter().all(|end| *end == ObservedEnd::Unreachable);
-            return Ok(if out_of_reach { Removed::OutOfReach } else { Removed::Nothing });
+        let (decide, decided) = self.decide_removal(footprint);
+        let outcome = self.kernel.converge(footprint, Depth::Links, netns, decide).await;
+        outcome.map_err(|stopped| match stopped {
+            Stopped::Observe(source) => Error::Observe { id: footprint.id.clone(), source },
+            Stopped::Apply(failure) => Error::Apply(failure),
+        })?;
+        let decision = received(decided, &footprint.id)?;
+        self.delete(&decision.deletions, netns).await;
+        Ok(match decision.applied {
+            Applied::Adopted if decision.out_of_reach => Removed::OutOfReach,
+            Applied::Adopted => Removed::Nothing,
+            _ => Removed::Deleted,
+        })
+    }
+
+    /// Deletes what is out of use, or has it deleted.
+    async fn delete(&self, deletions: &[Operation], netns: &Namespaces) {
+        self.retired.add(deletions, netns);
+        if !self.deletes_later {
+            self.retired.delete(&*self.kernel).await;
         }
-        self.kernel.apply(operations, netns).await?;
-        Ok(Removed::Deleted)
     }
 
     /// The encrypted tunnel of a connection as the kernel has it, key included; `None` when there is none.
@@ -210,7 +309,9 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
     /// Whether the kernel is as desired; changes nothing.
     pub async fn is_in_sync(&self, desired: &Desired, netns: &Namespaces) -> Result<bool, Error> {
         let desired = &Desired { forwarder: self.forwarder.clone(), ..desired.clone() };
-        let observed = self.observe(desired, netns).await?;
+        let observed = self.kernel.observe(&desired.footprint(), depth(desired), netns).await;
+        let mut observed = observed.map_err(|source| Error::Observe { id: desired.id.clone(), source })?;
+        disown(&mut observed, self.forwarder.as_ref());
         Ok(diff(desired, &observed, &*self.in_use)?.is_empty())
     }
 
@@ -252,29 +353,11 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
         Ok(true)
     }
 
-    async fn observe(&self, desired: &Desired, netns: &Namespaces) -> Result<Observed, Error> {
-        let plain = desired.ends.iter().all(|end| end.neighbours.is_empty());
-        let depth = if plain { Depth::Routes } else { Depth::Neighbours };
-        self.look(&desired.footprint(), depth, netns).await
-    }
-
-    async fn look(&self, footprint: &Footprint, depth: Depth, netns: &Namespaces) -> Result<Observed, Error> {
-        let observed = self.kernel.observe(footprint, depth, netns).await;
-        let mut observed = observed.map_err(|source| Error::Observe { id: footprint.id.clone(), source })?;
-        if let Some(own) = &self.forwarder {
-            for end in &mut observed.ends {
-                if let ObservedEnd::Reachable { policies, .. } = end {
-                    policies.disown(own.mark());
-                }
-            }
-        }
-        Ok(observed)
-    }
-
     /// Takes back what a failed call made, as far as that goes. A deleted link takes all on it
     /// along.
     async fn roll_back(&self, failure: &Failure, netns: &Namespaces) {
-        let ended = |op: &Operation| matches!(op, Operation::Create(_) | Operation::Delete(_));
+        let ended =
+            |op: &Operation| matches!(op, Operation::Create(_) | Operation::Delete(_) | Operation::Retire(_));
         let inverse: Vec<Operation> = if failure.applied.iter().any(ended) {
             // Back to nothing. Rules alone outlive the link.
             let made = |op: &&Operation| matches!(op, Operation::Create(_) | Operation::AddRule(..));
@@ -288,6 +371,34 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
             }
         }
     }
+}
+
+/// Whether a link that goes out of use has a number that a new one is to have: it keeps that until it is deleted.
+fn takes_number(operation: &Operation, desired: &Desired) -> bool {
+    let has = |at: &At| desired.ends.iter().any(|end| (end.netns, end.index) == (at.netns, at.index));
+    matches!(operation, Operation::Retire(at) if has(at))
+}
+
+/// How closely to look for these links.
+fn depth(desired: &Desired) -> Depth {
+    let plain = desired.ends.iter().all(|end| end.neighbours.is_empty());
+    if plain { Depth::Routes } else { Depth::Neighbours }
+}
+
+/// Rules of other forwarders are not this connection's, whatever their number.
+fn disown(observed: &mut Observed, own: Option<&ForwarderId>) {
+    let Some(own) = own else { return };
+    for end in &mut observed.ends {
+        if let ObservedEnd::Reachable { policies, .. } = end {
+            policies.disown(own.mark());
+        }
+    }
+}
+
+/// What was decided on; a kernel that did not fail has asked.
+fn received<T>(mut decided: oneshot::Receiver<T>, id: &ConnectionId) -> Result<T, Error> {
+    let missing = |_| KernelError::Answer("nothing was decided on".into());
+    decided.try_recv().map_err(missing).map_err(|source| Error::Observe { id: id.clone(), source })
 }
 
 fn summary(operations: &[Operation]) -> Applied {

@@ -6,12 +6,16 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +62,15 @@ struct Folder {
     path: PathBuf,
     boot_id: String,
     quiesced: Option<Quiesced>,
+    spare: Spare,
+}
+
+/// Files of connections that ended, to be written again: file systems take long over the number of a new file,
+/// the longer the more have just been deleted.
+#[derive(Debug, Default)]
+struct Spare {
+    files: Mutex<Vec<PathBuf>>,
+    made: AtomicU64,
 }
 
 /// What a process said when it stopped and left everything in place.
@@ -103,6 +116,10 @@ const MAX_FILE: u64 = 16 * 1024;
 /// Most entries that are read: far above the connections of one node.
 const MAX_ENTRIES: usize = 16_384;
 
+/// Most spare files, and their ending.
+const MAX_SPARE: usize = 1_024;
+const SPARE: &str = "spare";
+
 /// Ending of files that could not be read.
 const QUARANTINE: &str = "unreadable";
 
@@ -118,7 +135,8 @@ impl Journal {
         fs::create_dir_all(&path).map_err(|source| failed("make the folder", &path, source))?;
         let boot_id = "/proc/sys/kernel/random/boot_id";
         let boot_id = fs::read_to_string(boot_id).map_err(|source| failed("read", boot_id, source))?;
-        let mut folder = Folder { path, boot_id: boot_id.trim().to_owned(), quiesced: None };
+        let mut folder =
+            Folder { path, boot_id: boot_id.trim().to_owned(), quiesced: None, spare: Spare::default() };
         folder.quiesced = folder.take_marker();
         let entries = folder.load()?;
         Ok((Self(Arc::new(folder)), entries))
@@ -145,6 +163,11 @@ impl Journal {
     /// Says to the next process that this one stops with so many connections and leaves them in place.
     pub async fn quiesce(&self, connections: usize) -> Result<(), JournalError> {
         self.run(move |folder| folder.mark(connections)).await
+    }
+
+    /// Takes that back: this process goes on.
+    pub async fn resume(&self) -> Result<(), JournalError> {
+        self.run(Folder::unmark).await
     }
 
     async fn run(
@@ -191,6 +214,14 @@ impl Folder {
         write().map_err(|source| failed("write", &path, source))
     }
 
+    fn unmark(&self) -> Result<(), JournalError> {
+        let path = self.path.join(MARKER);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path, error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads it once: it says nothing of the process that reads it.
     fn take_marker(&self) -> Option<Quiesced> {
         let path = self.path.join(MARKER);
@@ -205,16 +236,28 @@ impl Folder {
         let path = self.file(&entry.footprint.id);
         let record = Record { version: VERSION, boot_id: self.boot_id.clone(), entry };
         let write = || -> io::Result<()> {
-            let temporary = path.with_extension("json.tmp");
-            fs::write(&temporary, serde_json::to_vec(&record)?)?;
-            fs::rename(&temporary, &path)
+            let text = serde_json::to_vec(&record)?;
+            let Some(spare) = self.spare.take() else {
+                let temporary = path.with_extension("json.tmp");
+                fs::write(&temporary, text)?;
+                return fs::rename(&temporary, &path);
+            };
+            let written = overwrite(&spare, &text).and_then(|()| fs::rename(&spare, &path));
+            if written.is_err() {
+                self.spare.keep(spare);
+            }
+            written
         };
         write().map_err(|source| failed("write", &path, source))
     }
 
     fn remove(&self, id: &ConnectionId) -> Result<(), JournalError> {
         let path = self.file(id);
-        match fs::remove_file(&path) {
+        let removed = match self.spare.name(&self.path) {
+            Some(spare) => fs::rename(&path, &spare).map(|()| self.spare.keep(spare)),
+            None => fs::remove_file(&path),
+        };
+        match removed {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path, source)),
             _ => Ok(()),
         }
@@ -228,7 +271,7 @@ impl Folder {
                 Some("json") if entries.len() < MAX_ENTRIES => entries.extend(self.read(&path)),
                 Some("json") => tracing::warn!(path = %path.display(), "journal is full, entry ignored"),
                 // A write that was cut off; the file it was to replace still stands.
-                Some("tmp") => discard(&path),
+                Some("tmp" | SPARE) => discard(&path),
                 _ => {}
             }
         }
@@ -252,6 +295,31 @@ impl Folder {
         }
         Some(record.entry)
     }
+}
+
+// === impl Spare ===
+
+impl Spare {
+    fn take(&self) -> Option<PathBuf> {
+        self.files.lock().pop()
+    }
+
+    /// Name for one more; none when there are enough.
+    fn name(&self, folder: &Path) -> Option<PathBuf> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        (self.files.lock().len() < MAX_SPARE).then(|| folder.join(format!("{number}.{SPARE}")))
+    }
+
+    fn keep(&self, file: PathBuf) {
+        self.files.lock().push(file);
+    }
+}
+
+/// Replaces what a file holds. A process that dies meanwhile leaves a spare file, whatever is in it.
+fn overwrite(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).open(path)?;
+    file.write_all(text)?;
+    file.set_len(text.len() as u64)
 }
 
 /// Milliseconds since the machine was started, asleep or not.

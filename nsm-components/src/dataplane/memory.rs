@@ -17,7 +17,10 @@ use super::{
     survey::{Found, Whereabouts},
     traffic::Traffic,
 };
-use crate::api::context::Hop;
+use crate::api::{
+    context::Hop,
+    names::{LINK_GROUP, RETIRED_LINK_GROUP},
+};
 
 /// Behaves as the kernel does where `diff` and the facade can see it: unique names, indexes and
 /// VNIs, peers that go together, marks and aliases. Namespaces exist when they are first named.
@@ -40,6 +43,7 @@ struct MemoryLink {
     alias: Option<String>,
     altname: Option<String>,
     foreign: bool,
+    retired: bool,
     policy_routes: Vec<(u8, Hop)>,
     peer: Option<(NetnsKey, u32)>,
 }
@@ -112,6 +116,7 @@ impl Memory {
             alias: None,
             altname: None,
             foreign: true,
+            retired: false,
             policy_routes: Vec::new(),
             peer: None,
         };
@@ -239,6 +244,24 @@ impl State {
         match operation {
             Operation::Create(desired) => self.create(desired)?,
             Operation::Delete(at) => self.delete((at.netns, at.index)),
+            Operation::Retire(at) => {
+                let link = self.link(at)?;
+                (link.retired, link.link.up) = (true, false);
+            }
+            Operation::MarkRetired(at) => self.link(at)?.retired = true,
+            Operation::Rename(at, name) => self.link(at)?.link.name.clone_from(name),
+            Operation::RemoveAltname(at, name) => {
+                let link = self.link(at)?;
+                link.altname = link.altname.take().filter(|known| known != name);
+                link.link.has_altname = link.altname.is_some();
+            }
+            Operation::DeleteRetired(netns) => {
+                let retired = self.links.iter().filter(|((key, _), link)| key == netns && link.retired);
+                let retired: Vec<_> = retired.map(|(key, _)| *key).collect();
+                for key in retired {
+                    self.delete(key);
+                }
+            }
             Operation::AllowPing(_) | Operation::DeleteDistant(_) | Operation::Acquaint(..) => {}
             Operation::AddAltname(at, name) => {
                 let link = self.link(at)?;
@@ -332,6 +355,7 @@ impl State {
                 alias: None,
                 altname: None,
                 foreign: false,
+                retired: false,
                 policy_routes: Vec::new(),
                 peer,
             };
@@ -373,7 +397,11 @@ impl State {
 
 impl MemoryLink {
     fn owner(&self) -> Owner {
-        let group = if self.foreign { 0 } else { crate::api::names::LINK_GROUP };
+        let group = match (self.foreign, self.retired) {
+            (true, _) => 0,
+            (_, true) => RETIRED_LINK_GROUP,
+            _ => LINK_GROUP,
+        };
         Owner::of(group, self.alias.as_deref())
     }
 

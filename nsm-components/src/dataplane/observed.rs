@@ -11,7 +11,7 @@ use super::{
 };
 use crate::api::{
     context::Hop,
-    names::{LINK_ALIAS_FORWARDER, LINK_ALIAS_PREFIX, LINK_GROUP},
+    names::{LINK_ALIAS_FORWARDER, LINK_ALIAS_PREFIX, LINK_GROUP, RETIRED_LINK_GROUP},
 };
 
 /// What was found at the places of a connection, in their order.
@@ -109,6 +109,8 @@ pub enum Owner {
     Connection(ConnectionId),
     /// Ours by its mark, but never finished.
     Unfinished,
+    /// Ours, taken out of use and to be deleted.
+    Retired,
     /// Not ours.
     Foreign,
 }
@@ -134,6 +136,7 @@ impl Owner {
     /// Reads the tag. The group alone is set at birth; the alias follows.
     pub fn of(group: u32, alias: Option<&str>) -> Self {
         match alias.filter(|alias| !alias.is_empty()) {
+            _ if group == RETIRED_LINK_GROUP => Self::Retired,
             _ if group != LINK_GROUP => Self::Foreign,
             None => Self::Unfinished,
             Some(alias) => alias
@@ -160,6 +163,7 @@ mod tests {
         let id = ConnectionId::new("c1").unwrap();
         assert_eq!(Owner::of(LINK_GROUP, Some("nsm:c1")), Owner::Connection(id));
         assert_eq!(Owner::of(LINK_GROUP, None), Owner::Unfinished);
+        assert_eq!(Owner::of(RETIRED_LINK_GROUP, Some("nsm:c1")), Owner::Retired);
         assert_eq!(Owner::of(0, Some("nsm:c1")), Owner::Foreign);
         assert_eq!(Owner::of(LINK_GROUP, Some("uplink")), Owner::Foreign);
     }

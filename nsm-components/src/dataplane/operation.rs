@@ -34,8 +34,19 @@ pub enum Operation {
     Delete(At),
     /// Deletes a link in a namespace that cannot be entered.
     DeleteDistant(Distant),
+    /// Takes a link out of use: lowers it and marks it as one to be deleted.
+    Retire(At),
+    /// The same without lowering it: its peer is lowered.
+    MarkRetired(At),
+    /// Gives a lowered link another name.
+    Rename(At, String),
+    /// Deletes all links of a namespace that were taken out of use, together: the kernel waits once for
+    /// all of them, as long as for a single one.
+    DeleteRetired(NetnsKey),
     /// Adds the second name.
     AddAltname(At, String),
+    /// Removes a second name; one that the link has not is removed already.
+    RemoveAltname(At, String),
     /// Sets the hardware address.
     SetMac {
         /// The link.
@@ -115,6 +126,11 @@ impl Operation {
             Self::RemoveNeighbour(at, neighbour) => Self::SetNeighbour(at.clone(), *neighbour),
             Self::Delete(_)
             | Self::DeleteDistant(_)
+            | Self::Retire(_)
+            | Self::MarkRetired(_)
+            | Self::Rename(..)
+            | Self::DeleteRetired(_)
+            | Self::RemoveAltname(..)
             | Self::AddAltname(..)
             | Self::SetWireguard { from: None, .. }
             | Self::Raise(..)
@@ -127,9 +143,18 @@ impl Operation {
     /// The namespace it is sent to; `None` is the underlay's.
     pub fn netns(&self) -> Option<NetnsKey> {
         match self {
+            // A tunnel's socket is the underlay's.
+            Self::Create(desired) if desired.link == Link::Veth => desired.ends.first().map(|end| end.netns),
             Self::Create(_) | Self::DeleteDistant(_) => None,
-            Self::AllowPing(netns) | Self::AddRule(netns, _) | Self::RemoveRule(netns, _) => Some(*netns),
+            Self::AllowPing(netns)
+            | Self::DeleteRetired(netns)
+            | Self::AddRule(netns, _)
+            | Self::RemoveRule(netns, _) => Some(*netns),
             Self::Delete(at)
+            | Self::Retire(at)
+            | Self::MarkRetired(at)
+            | Self::Rename(at, _)
+            | Self::RemoveAltname(at, _)
             | Self::AddAltname(at, _)
             | Self::SetMac { at, .. }
             | Self::SetMtu { at, .. }
@@ -161,6 +186,11 @@ impl fmt::Display for Operation {
             Self::DeleteDistant(d) => {
                 write!(f, "delete link {} in the namespace with nsid {}", d.name, d.nsid)
             }
+            Self::MarkRetired(at) => write!(f, "mark {at} as out of use"),
+            Self::Retire(at) => write!(f, "take {at} out of use"),
+            Self::Rename(at, name) => write!(f, "rename {at} to {name}"),
+            Self::DeleteRetired(netns) => write!(f, "delete the links in {netns} that are out of use"),
+            Self::RemoveAltname(at, name) => write!(f, "remove altname {name} from {at}"),
             Self::AddAltname(at, name) => write!(f, "add altname {name} to {at}"),
             Self::SetMac { at, to, .. } => write!(f, "set hardware address {to:02x?} on {at}"),
             Self::SetMtu { at, to, .. } => write!(f, "set mtu {to} on {at}"),

@@ -25,6 +25,18 @@ pub enum Depth {
     Neighbours,
 }
 
+/// Decides on the changes after a look. It runs where the kernel is asked: quick, and without effects.
+pub type Decide = Box<dyn FnOnce(Observed) -> Vec<Operation> + Send>;
+
+/// Why [`Kernel::converge`] failed.
+#[derive(Debug)]
+pub enum Stopped {
+    /// The look.
+    Observe(KernelError),
+    /// A change.
+    Apply(Box<Failure>),
+}
+
 /// What this process asks of the kernel.
 ///
 /// # Cancel safety
@@ -43,6 +55,18 @@ pub trait Kernel: Send + Sync + 'static {
     /// Makes the changes in order. The first that fails ends it; a few after it, already sent in
     /// the same batch, may have been made and are then in [`Failure::applied`].
     async fn apply(&self, operations: Vec<Operation>, netns: &Namespaces) -> Result<(), Box<Failure>>;
+
+    /// A look and the changes that follow from it, in one go.
+    async fn converge(
+        &self,
+        footprint: &Footprint,
+        depth: Depth,
+        netns: &Namespaces,
+        decide: Decide,
+    ) -> Result<(), Stopped> {
+        let observed = self.observe(footprint, depth, netns).await.map_err(Stopped::Observe)?;
+        self.apply(decide(observed), netns).await.map_err(Stopped::Apply)
+    }
 
     /// All links of ours in a namespace, finished or not.
     async fn list_owned(&self, netns: &Netns) -> Result<Vec<OwnedLink>, KernelError>;
@@ -79,8 +103,16 @@ pub enum KernelError {
     /// No way into the namespace.
     #[error("{0} is gone or cannot be entered")]
     NoNetns(NetnsKey),
+    /// A setting under /proc/sys that is read-only here.
+    #[error("{path} is read-only here: set it to {value} in the pod, or run the forwarder privileged")]
+    NotAvailable {
+        /// The file.
+        path: String,
+        /// What it should have been set to.
+        value: String,
+    },
     /// A setting under /proc/sys.
-    #[error("cannot write {path}: is /proc/sys writable here?")]
+    #[error("cannot write {path}")]
     Sysctl {
         /// The file.
         path: String,

@@ -123,6 +123,8 @@ impl Known<'_> {
     ) -> Option<Kind> {
         match owner {
             Owner::Foreign => None,
+            // Its connection has gone on without it, so none has it any more.
+            Owner::Retired => (forwarder.is_some() && forwarder == own).then_some(Kind::Link),
             Owner::Unfinished => (!self.is_begun(at, index)).then_some(Kind::Unfinished),
             Owner::Connection(id) => match (self.footprints.get(id), forwarder) {
                 (_, Some(_)) if forwarder != own => None,
@@ -184,6 +186,9 @@ impl Found {
                 Some(forwarder) => format!("connection {id} of {forwarder}"),
                 None => format!("connection {id} of an unknown forwarder"),
             },
+            Self::Link { owner: Owner::Retired, .. } => {
+                "a connection that has ended or another link".to_owned()
+            }
             Self::Link { .. } => "unknown: the link was never finished".to_owned(),
             Self::Rule { rule, .. } => format!("connection with number {:#x}", rule.tag),
         }

@@ -11,7 +11,7 @@ use crate::{
         peer::{FileKey, Files},
     },
     chain::{Caller, Error, Kind, Link, Result},
-    transport::{Accepted, FdTable, Session},
+    transport::{self, Accepted, FdTable, Session},
 };
 
 /// Limit of a call that names none, and the most one may ask for.
@@ -142,10 +142,16 @@ pub(super) async fn claim(table: &FdTable, urls: &[String], deadline: Instant) -
     for key in urls.iter().filter_map(|url| url.parse::<FileKey>().ok()) {
         if files.get(key).is_none() {
             let file = table.take(key, deadline).await;
-            files.insert(key, file.map_err(|error| Error::caused(Kind::Invalid, &error))?);
+            files.insert(key, file.map_err(|error| unclaimed(&error))?);
         }
     }
     Ok(files)
+}
+
+/// Who sent no file made a mistake; one that was dropped may be sent again.
+fn unclaimed(error: &transport::Error) -> Error {
+    let kind = if matches!(error, transport::Error::Cut { .. }) { Kind::Exhausted } else { Kind::Invalid };
+    Error::caused(kind, error)
 }
 
 /// Takes those files of these URLs that are here. A Close goes on without the others: who closes
@@ -209,6 +215,13 @@ mod tests {
         let wrapped = crate::transport::Error::Dial { address: "peer".into(), source };
         assert!(!is_broken(&Status::from_error(wrapped.into())));
         assert!(!is_broken(&Status::unavailable("the peer's own answer")));
+    }
+
+    #[test]
+    fn a_file_that_was_dropped_may_be_sent_again_and_one_that_never_came_is_a_mistake() {
+        let (cut, none) =
+            (transport::Error::Cut { key: "k".into() }, transport::Error::NoFile { key: "k".into() });
+        assert_eq!((unclaimed(&cut).kind, unclaimed(&none).kind), (Kind::Exhausted, Kind::Invalid));
     }
 
     #[test]

@@ -10,12 +10,14 @@ mod discover;
 mod discoverforwarder;
 mod dnscontext;
 mod dnscontextclient;
+mod drain;
 mod excludedprefixes;
 mod excludedprefixesclient;
 mod grpc;
 mod heal;
 mod index;
 mod kernel;
+mod linkevents;
 mod liveness;
 mod localforwarders;
 mod mechanisms;
@@ -29,6 +31,8 @@ mod opa;
 mod passthrough;
 mod point2pointipam;
 mod policyroute;
+mod processes;
+mod processstatus;
 mod recovery;
 pub mod registry;
 mod serve;
@@ -54,11 +58,13 @@ pub use self::{
     discoverforwarder::DiscoverForwarder,
     dnscontext::DnsContextServer,
     dnscontextclient::{DnsConfigs, DnsContextClient},
+    drain::{Drain, Draining},
     excludedprefixes::ExcludedPrefixes,
     excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,
     index::{Found, Index, Usable, Watched},
     kernel::{KernelClient, KernelServer},
+    linkevents::BrokenLinks,
     liveness::{Data, Liveness, LivenessClient, Pace},
     localforwarders::LocalEntries,
     mechanisms::Mechanisms,
@@ -72,6 +78,8 @@ pub use self::{
     passthrough::PassThrough,
     point2pointipam::{Keep, Point2PointIpam},
     policyroute::{PolicyRoute, PolicyRouteError},
+    processes::Processes,
+    processstatus::ProcessStatusService,
     recovery::Recovery,
     serve::{ConnectionService, health_service},
     trimpath::TrimPath,

@@ -112,6 +112,17 @@ impl Shown {
         Some(Self { told: self.told.with(connection), error: Some(error.to_owned()), by_next, past })
     }
 
+    /// The same, to be asked for again; nothing when it is not up, or was asked for since.
+    fn ask_again(&self, why: &str, since: SystemTime) -> Option<Self> {
+        if self.told.connection.state() != State::Up || self.past.refreshed >= since {
+            return None;
+        }
+        let state = State::RefreshRequested.into();
+        let connection = Connection { state, ..(*self.told.connection).clone() };
+        let past = self.past.changed(SystemTime::now());
+        Some(Self { told: self.told.with(connection), error: Some(why.to_owned()), by_next: false, past })
+    }
+
     /// The same after the next process spoke of it; nothing when that changes nothing.
     fn said(&self, said: &Connection) -> Option<Self> {
         let known = &self.told.connection;
@@ -125,7 +136,7 @@ impl Shown {
             return self.down(&format!("{next} says that the connection is down"), true);
         }
         let is_same = known.state == said.state && known.context == said.context;
-        if is_same || (self.is_down() && !self.by_next) {
+        if is_same || (known.state() != State::Up && !self.by_next) {
             return None;
         }
         let mut connection = (**known).clone();
@@ -133,7 +144,8 @@ impl Shown {
         connection.context.clone_from(&said.context);
         let past =
             if known.state == said.state { self.past.clone() } else { self.past.changed(SystemTime::now()) };
-        Some(Self { told: self.told.with(connection), error: None, by_next: false, past })
+        let by_next = said.state() != State::Up;
+        Some(Self { told: self.told.with(connection), error: None, by_next, past })
     }
 }
 
@@ -262,12 +274,18 @@ impl Monitor {
         self.update(id, |shown| shown.said(connection));
     }
 
-    /// Publishes what becomes of a connection that is known, before anything else can become of it.
-    fn update(&self, id: &str, change: impl FnOnce(&Shown) -> Option<Shown>) {
+    /// A connection that its client shall ask for again, unless it has done so since then; answers whether it
+    /// is told.
+    pub fn ask_again(&self, id: &str, why: &str, since: SystemTime) -> bool {
+        self.update(id, |shown| shown.ask_again(why, since))
+    }
+
+    /// Publishes what becomes of a connection that is known, before anything else can become of it; answers
+    /// whether something does.
+    fn update(&self, id: &str, change: impl FnOnce(&Shown) -> Option<Shown>) -> bool {
         let mut state = self.state.lock();
-        if let Some(shown) = state.connections.get(id).and_then(change) {
-            state.publish(ConnectionEventType::Update, shown);
-        }
+        let changed = state.connections.get(id).and_then(change);
+        changed.map(|shown| state.publish(ConnectionEventType::Update, shown)).is_some()
     }
 
     fn add(

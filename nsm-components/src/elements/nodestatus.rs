@@ -11,13 +11,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request as Call, Response, Status};
 
 use super::{
+    Processes,
     grpc::accepted,
     monitor::{Monitor, Seen},
 };
 use crate::{
     api::{
         node::{
-            Heal, NodeConnection, NodeConnections, WatchConnectionsRequest, node_status_server::NodeStatus,
+            DrainRequest, DrainResponse, Heal, NodeConnection, NodeConnections, WatchConnectionsRequest,
+            node_status_server::NodeStatus,
         },
         trust::Trust,
     },
@@ -31,12 +33,14 @@ const GATHER: Duration = Duration::from_millis(200);
 const PART: usize = 64;
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NodeStatusService {
     /// The process's name in paths.
     pub name: String,
     /// What is told.
     pub monitor: Arc<Monitor>,
+    /// What is told of the node's processes.
+    pub processes: Arc<Processes>,
     /// Who is.
     pub trust: Trust,
     /// Streams end with it, or they would hold it up.
@@ -45,57 +49,67 @@ pub struct NodeStatusService {
 
 type Told = Pin<Box<dyn Stream<Item = Result<NodeConnections, Status>> + Send>>;
 
+/// Whether the caller may see all, and say what becomes of the node.
+pub(super) fn admit(accepted: &Accepted, trust: &Trust) -> Result<(), Status> {
+    let id = &accepted.session.peer.id;
+    if !accepted.local {
+        return Err(Status::permission_denied("only who is on this host may ask for its connections"));
+    }
+    if !trust.trusts(id) {
+        let message = format!(
+            "{id} is no process of the mesh and may not see all connections: ask as the user that the mesh \
+             runs as, or in one of its pods"
+        );
+        return Err(Status::permission_denied(message));
+    }
+    Ok(())
+}
+
 // === impl NodeStatusService ===
 
 impl NodeStatusService {
-    fn admit(&self, accepted: &Accepted) -> Result<(), Status> {
-        let id = &accepted.session.peer.id;
-        if !accepted.local {
-            return Err(Status::permission_denied("only who is on this host may ask for its connections"));
-        }
-        if !self.trust.trusts(id) {
-            let message = format!(
-                "{id} is no process of the mesh and may not see all connections: ask as the user that the mesh \
-                 runs as, or in one of its pods"
-            );
-            return Err(Status::permission_denied(message));
-        }
-        Ok(())
-    }
-
     fn now(&self) -> NodeConnections {
         let mut connections: Vec<_> = self.monitor.seen().into_iter().map(told).collect();
         let id = |told: &NodeConnection| told.connection.as_ref().map(|connection| connection.id.clone());
         connections.sort_by_cached_key(id);
-        NodeConnections { nsmgr: self.name.clone(), connections, more: false }
+        let processes = self.processes.all();
+        NodeConnections { nsmgr: self.name.clone(), connections, more: false, processes }
     }
 
     /// Everything now, and again whenever it has become something else.
     fn follow(self) -> impl Stream<Item = NodeConnections> + Send {
-        let changes = Box::pin(self.monitor.watch());
-        futures::stream::unfold((self, changes, None), |(status, mut changes, told)| async move {
-            let mut now = status.now();
-            while told.as_ref() == Some(&now) {
-                if changes.next().await.is_none() {
-                    // It was too slow and cut off; what it missed is in what comes next.
-                    changes = Box::pin(status.monitor.watch());
+        let changes = (Box::pin(self.monitor.watch()), self.processes.changes());
+        futures::stream::unfold(
+            (self, changes, None),
+            |(status, (mut changes, mut others), told)| async move {
+                let mut now = status.now();
+                while told.as_ref() == Some(&now) {
+                    tokio::select! {
+                        next = changes.next() => if next.is_none() {
+                            // It was too slow and cut off; what it missed is in what comes next.
+                            changes = Box::pin(status.monitor.watch());
+                        },
+                        // The sender is here.
+                        _ = others.changed() => {}
+                    }
+                    let _ = timeout(GATHER, async { while changes.next().await.is_some() {} }).await;
+                    now = status.now();
                 }
-                let _ = timeout(GATHER, async { while changes.next().await.is_some() {} }).await;
-                now = status.now();
-            }
-            Some((now.clone(), (status, changes, Some(now))))
-        })
+                Some((now.clone(), (status, (changes, others), Some(now))))
+            },
+        )
     }
 }
 
 /// The same in messages of a bounded size; without connections one message says so.
 fn parts(all: NodeConnections) -> Vec<NodeConnections> {
-    let NodeConnections { nsmgr, mut connections, .. } = all;
+    let NodeConnections { nsmgr, mut connections, mut processes, .. } = all;
     let mut parts = Vec::new();
     loop {
         let rest = connections.split_off(connections.len().min(PART));
         let more = !rest.is_empty();
-        parts.push(NodeConnections { nsmgr: nsmgr.clone(), connections, more });
+        let processes = std::mem::take(&mut processes);
+        parts.push(NodeConnections { nsmgr: nsmgr.clone(), connections, more, processes });
         if !more {
             return parts;
         }
@@ -121,10 +135,16 @@ impl NodeStatus for NodeStatusService {
     type WatchConnectionsStream = Told;
 
     async fn watch_connections(&self, call: Call<WatchConnectionsRequest>) -> Result<Response<Told>, Status> {
-        self.admit(&accepted(&call)?)?;
+        admit(&accepted(&call)?, &self.trust)?;
         let stop = self.stop.clone().cancelled_owned();
         let parts = self.clone().follow().flat_map(|all| futures::stream::iter(parts(all)));
         Ok(Response::new(Box::pin(parts.map(Ok).take_until(stop))))
+    }
+
+    async fn drain(&self, call: Call<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        admit(&accepted(&call)?, &self.trust)?;
+        let processes = self.processes.drain(call.into_inner().undo).await;
+        Ok(Response::new(DrainResponse { processes }))
     }
 }
 
@@ -134,6 +154,8 @@ mod tests {
     use crate::{
         api::{Connection, Path, PathSegment},
         chain::{Chain, Cx, Element, Request},
+        elements::{Draining, LocalEntries},
+        transport::{Channels, testing},
     };
 
     fn request(id: &str) -> Request {
@@ -161,8 +183,11 @@ mod tests {
         let monitor: Arc<Monitor> = Arc::default();
         let chain = Chain::new([Arc::new(monitor.clone()) as Arc<dyn Element>]);
         let cx = Cx::within(Duration::from_mins(1));
+        let channels = Channels::new(testing::source(), Duration::from_secs(1));
+        let (draining, local) = (Draining::default(), LocalEntries::default());
         let service = NodeStatusService {
             name: "nsmgr".into(),
+            processes: Arc::new(Processes::new("nsmgr", draining, local, "forwarder", channels)),
             monitor,
             trust: Trust::Everybody,
             stop: CancellationToken::new(),

@@ -2,13 +2,13 @@
 //!
 //! The own id of a connection is made from the segment before, and from who really called where
 //! that is no process of the mesh: so a connection is its owner's alone, and a client that lost its
-//! path finds it again.
+//! path finds it again. Into the own segment it writes the process's feature level.
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::{
-    api::{PathSegment, path, trust::Trust},
+    api::{PathSegment, feature, path, trust::Trust},
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
 };
 
@@ -48,6 +48,7 @@ impl Element for UpdatePath {
 
     async fn request(&self, cx: &Cx, mut request: Request, next: Next<'_>) -> Result<Reply> {
         let index = self.advance(cx, &mut request)?;
+        request.connection.segment_mut(0).map(feature::note);
         let mut reply = next.request(cx, request).await?;
         path::restore(&mut reply.connection, index);
         Ok(reply)
@@ -79,6 +80,34 @@ mod tests {
     fn two_pods_that_say_the_same_of_themselves_have_two_connections() {
         assert_eq!(id("spiffe://d/pod/a"), id("spiffe://d/pod/a"));
         assert_ne!(id("spiffe://d/pod/a"), id("spiffe://d/pod/b"));
+    }
+
+    /// The last step of a chain: the path as the next process would get it.
+    async fn passed_on(before: PathSegment) -> Vec<PathSegment> {
+        use crate::{
+            api::{Connection, Path},
+            chain::Chain,
+        };
+        let element = UpdatePath::new("nsmgr", Trust::Everybody);
+        let path = Some(Path { index: 0, path_segments: vec![before] });
+        let connection = Connection { id: "nsc-0".into(), path, ..Connection::default() };
+        let request = Request { connection, ..Request::default() };
+        let peer = Peer { id: "spiffe://d/a".into(), public_key: Vec::new(), not_after: 0 };
+        let cx = Cx { caller: Some(Arc::new(Caller::test(peer))), ..Cx::within(Duration::from_secs(1)) };
+        let reply = Chain::new([Arc::new(element) as Arc<dyn Element>]).start().request(&cx, request).await;
+        reply.unwrap().connection.segments().to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_process_tells_its_own_level_and_lets_stand_what_others_tell_or_do_not() {
+        let upstream = PathSegment { name: "nsc".into(), id: "nsc-0".into(), ..PathSegment::default() };
+        let mut newer = upstream.clone();
+        newer.metrics.insert(feature::FEATURE_LEVEL.into(), "9".into());
+        for (before, level) in [(upstream, 0), (newer, 9)] {
+            let path = passed_on(before.clone()).await;
+            assert_eq!((&path[0], feature::level_of(&path[0])), (&before, level));
+            assert_eq!(feature::level_of(&path[1]), feature::LEVEL);
+        }
     }
 
     #[test]

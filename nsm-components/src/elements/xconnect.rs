@@ -114,12 +114,20 @@ impl<K: Kernel> Xconnect<K> {
         self.adoption.clone()
     }
 
-    /// Leaves a word for the next process: this one stops, and everything is in place.
-    pub async fn quiesce(&self) {
-        match self.journal.quiesce(self.len()).await {
+    /// Leaves a word for the next process: this one stops, and everything is in place. Answers whether it could.
+    pub async fn quiesce(&self) -> bool {
+        let left = self.journal.quiesce(self.len()).await;
+        match &left {
             Ok(()) => info!(connections = self.len(), "stopping; all links stay"),
             Err(error) => warn!(%error, "could not leave a word for the next process"),
         }
+        left.is_ok()
+    }
+
+    /// Takes that word back. Answers whether it could.
+    pub async fn resume(&self) -> bool {
+        let taken = self.journal.resume().await;
+        taken.inspect_err(|error| warn!(%error, "could not take the word for the next process back")).is_ok()
     }
 
     /// What the audit has found.
@@ -210,6 +218,11 @@ impl<K: Kernel> Xconnect<K> {
     /// How many connections have links here.
     pub fn len(&self) -> usize {
         self.known.len()
+    }
+
+    /// Whether it was asked for since the start, and not closed since.
+    pub fn is_in_use(&self, id: &ConnectionId) -> bool {
+        self.known.standing(id) == Some(Standing::Asked)
     }
 
     /// Whether none has.

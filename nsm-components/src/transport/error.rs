@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::wire::MAX_FILES;
+
 /// A failure of the transport, by what failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -67,6 +69,15 @@ pub enum Error {
     /// A file that the message names did not come.
     #[error("the file {key} did not arrive beside the message: is the peer on another node?")]
     NoFile {
+        /// The file's key.
+        key: String,
+    },
+    /// The kernel dropped files that came beside messages.
+    #[error(
+        "the file {key} was dropped beside the message: the peer sent more than {MAX_FILES} at once, or this \
+         process may open no more files (ulimit -n): ask again"
+    )]
+    Cut {
         /// The file's key.
         key: String,
     },

@@ -60,6 +60,8 @@ struct Place(Share);
 #[derive(Debug, Default)]
 struct Arrivals {
     files: BTreeMap<FileKey, Received>,
+    /// When the kernel last dropped files that came: too many at once, or no room in this process.
+    cut: Option<Instant>,
     /// Whether a task looks after files that nobody claims.
     cleaned: bool,
 }
@@ -127,13 +129,20 @@ impl FdTable {
                 tokio::pin!(arrived);
                 // Without this, a file that arrives between the look and the wait is missed.
                 arrived.as_mut().enable();
-                if let Some(file) = self.0.received.lock().claim(key) {
-                    return file;
+                let found = {
+                    let mut received = self.0.received.lock();
+                    received.claim(key).ok_or_else(|| received.is_cut())
+                };
+                match found {
+                    Ok(file) => return Ok(file),
+                    // It is most likely among those, and will not come again.
+                    Err(true) => return Err(Error::Cut { key: key.to_string() }),
+                    Err(false) => arrived.await,
                 }
-                arrived.await;
             }
         };
-        tokio::time::timeout_at(deadline, wait).await.map_err(|_| Error::NoFile { key: key.to_string() })
+        let late = |_| Err(Error::NoFile { key: key.to_string() });
+        tokio::time::timeout_at(deadline, wait).await.unwrap_or_else(late)
     }
 
     /// Takes the file of this key if it is here.
@@ -148,6 +157,13 @@ impl FdTable {
     /// Puts a file back that could not be sent yet.
     pub(super) fn unpop(&self, file: Arc<OwnedFd>) {
         self.0.queued.lock().push_front(file);
+    }
+
+    /// The kernel dropped files that came: calls that name one which is not here are refused for a while.
+    pub(super) fn cut(&self) {
+        warn!("files that a peer sent were dropped: too many at once, or this process may open no more");
+        self.0.received.lock().cut = Some(Instant::now());
+        self.0.arrived.notify_waiters();
     }
 
     pub(super) fn store(&self, files: impl IntoIterator<Item = OwnedFd>) {
@@ -200,6 +216,10 @@ impl Arrivals {
             return Some(entry.file.clone());
         }
         self.files.remove(&key).map(|entry| entry.file)
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cut.is_some_and(|at| at.elapsed() < UNCLAIMED_FOR)
     }
 
     fn drop_old(&mut self) {

@@ -10,8 +10,8 @@ use std::{
 };
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recv, recvmsg, sendmsg, sockopt,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg, sockopt,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -22,7 +22,7 @@ use tokio::{
 use super::FdTable;
 
 /// Most files one read takes; the most upstream sends before a write.
-const MAX_FILES: usize = 64;
+pub(super) const MAX_FILES: usize = 64;
 
 /// A silent TCP peer is probed after this time, this often, this many times.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
@@ -94,11 +94,12 @@ impl Wire {
     }
 }
 
+/// Bytes, and whether files beside them were dropped by the kernel (`MSG_CTRUNC`).
 fn receive(
     socket: BorrowedFd<'_>,
     into: &mut [u8],
     files: &mut Vec<std::os::fd::OwnedFd>,
-) -> io::Result<usize> {
+) -> io::Result<(usize, bool)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = recvmsg(socket, &mut [IoSliceMut::new(into)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
@@ -107,7 +108,7 @@ fn receive(
             files.extend(received);
         }
     }
-    Ok(message.bytes)
+    Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
 }
 
 /// Sends one byte with one file on it.
@@ -140,7 +141,10 @@ impl AsyncRead for Wire {
                 table.store(files);
             }
             match read {
-                Ok(bytes) => {
+                Ok((bytes, cut)) => {
+                    if cut {
+                        table.cut();
+                    }
                     buf.advance(bytes);
                     return Poll::Ready(Ok(()));
                 }
@@ -248,6 +252,29 @@ mod tests {
         for key in keys {
             assert_eq!(file_key(arrived.take(key, deadline.into()).await.unwrap()).unwrap(), key);
         }
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_file_the_kernel_dropped_is_refused_at_once_and_the_others_go_on() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let arrived = FdTable::default();
+        let mut receiver = Wire::unix(b, arrived.clone());
+        let file = || std::os::fd::OwnedFd::from(std::os::unix::net::UnixDatagram::unbound().unwrap());
+        let files: Vec<_> = (0..2 * MAX_FILES).map(|_| file()).collect();
+        let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * MAX_FILES))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
+        let waits = arrived.clone();
+        let [kept, last] = [MAX_FILES / 2, 2 * MAX_FILES - 1].map(|number| file_key(&files[number]).unwrap());
+        let limit = Duration::from_mins(1);
+        let waiting = tokio::spawn(async move { waits.take(last, (Instant::now() + limit).into()).await });
+        tokio::task::yield_now().await;
+        sendmsg(&a, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+        assert_eq!(receiver.read_u8().await.unwrap(), b'x');
+        let refused = tokio::time::timeout(limit / 2, waiting).await.unwrap().unwrap().unwrap_err();
+        assert!(refused.to_string().contains(&format!("{last} was dropped")), "{refused}");
+        arrived.take(kept, (Instant::now() + limit).into()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! Pods of two nodes, through a tunnel.
 
+use std::time::{Duration, Instant};
+
 use nsm_components::dataplane::{Applied, Error, plan};
 
 use crate::world::{
@@ -37,6 +39,38 @@ async fn pods_of_two_nodes_reach_each_other_through_a_tunnel_that_starts_in_the_
     near.remove(&desired_near.footprint(), &at_near).await.unwrap();
     far.remove(&desired_far.footprint(), &at_far).await.unwrap();
     assert_eq!((links(&nsc), links(&nse)), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn who_knew_a_clients_addresses_elsewhere_is_told_where_they_are_once_its_tunnel_is_made() {
+    if !may_run() {
+        return;
+    }
+    let (node_1, node_2) = two_nodes();
+    let (nsc, nse) = (netns(), netns());
+    let (near, far) = (dataplane(&node_1), dataplane(&node_2));
+    let connection = connection("c-told");
+    let to = tunnel("10.250.0.1", "10.250.0.2", 4244);
+    let from = tunnel("10.250.0.2", "10.250.0.1", 4244);
+    let desired_near = plan(&connection, &pod(&nsc, "nsm-1"), &to).unwrap();
+    let desired_far = plan(&connection, &from, &pod(&nse, "nsm-1")).unwrap();
+    far.ensure(&desired_far, &namespaces(&[&nse])).await.unwrap();
+    for address in ["172.16.1.101", "fd00:9::101"] {
+        ip(&nse, &format!("neighbour replace {address} lladdr 02:00:00:00:00:99 dev nsm-1 nud stale"));
+    }
+
+    near.ensure(&desired_near, &namespaces(&[&nsc])).await.unwrap();
+
+    let mac = desired_near.ends[0].mac.map(|byte| format!("{byte:02x}")).join(":");
+    for address in ["172.16.1.101", "fd00:9::101"] {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut known = ip(&nse, &format!("neighbour show {address}"));
+        while !known.contains(&mac) {
+            assert!(Instant::now() < deadline, "{address} is still elsewhere: {known}");
+            known = ip(&nse, &format!("neighbour show {address}"));
+        }
+    }
+    assert_eq!(ip(&nsc, "neighbour show 172.16.1.101"), "", "nothing is left of the search");
 }
 
 #[tokio::test]

@@ -19,6 +19,9 @@ use crate::story::{IFNAME, LIFE, Story};
 /// Silence after which an endpoint is left, and one look: upstream's defaults.
 const BUDGET: Duration = Duration::from_millis(1200);
 
+/// No refresh comes while a test with this life runs: it would find as well what liveness is to find.
+const LONG: Duration = Duration::from_mins(3);
+
 /// What healing may take once it is known that there is something to heal.
 const HEALING: Duration = Duration::from_millis(50);
 
@@ -61,7 +64,7 @@ fn is_repaired(break_it: impl Fn(&Netns)) {
     if !may_run() {
         return;
     }
-    let story = Story::begin();
+    let story = Story::begin_with(LONG);
     for client in story.clients() {
         let pod = story.mesh.pod_of(client).unwrap().clone();
         story.mesh.says(client, ALIVE, START).unwrap();
@@ -99,7 +102,12 @@ struct Pair {
 impl Pair {
     /// The client on node 1, the endpoints on these.
     fn begin(nodes: [usize; 2]) -> Self {
-        let mut mesh = Mesh::start(LIFE).unwrap();
+        Self::begin_with(nodes, LONG)
+    }
+
+    /// The same with tokens of another life.
+    fn begin_with(nodes: [usize; 2], life: Duration) -> Self {
+        let mut mesh = Mesh::start(life).unwrap();
         let first = mesh.endpoint(nodes[0], "finance", &[]).unwrap();
         let client = mesh.client(1, &format!("kernel://finance/{IFNAME}")).unwrap();
         mesh.connected(client, IFNAME).unwrap();
@@ -201,7 +209,7 @@ fn an_endpoint_whose_node_vanishes_is_left_for_another() {
 fn an_endpoint_whose_nsmgr_is_gone_for_good_is_left_before_the_connection_ends() {
     if may_run() {
         let die = |mesh: &mut Mesh, _| mesh.end(&[Who::Nsmgr(2)], Signal::SIGKILL).unwrap();
-        Pair::begin([2, 1]).moves(LIFE, HEALING + BUSY, die);
+        Pair::begin_with([2, 1], LIFE).moves(LIFE, HEALING + BUSY, die);
     }
 }
 
@@ -210,7 +218,7 @@ fn an_endpoint_whose_nsmgr_is_gone_for_good_is_left_before_the_connection_ends()
 fn an_endpoint_that_hangs_is_left_before_the_connection_ends() {
     if may_run() {
         let hang = |mesh: &mut Mesh, first| mesh.process(first).unwrap().signal(Signal::SIGSTOP).unwrap();
-        Pair::begin([1, 1]).moves(LIFE, HEALING + BUSY, hang);
+        Pair::begin_with([1, 1], LIFE).moves(LIFE, HEALING + BUSY, hang);
     }
 }
 

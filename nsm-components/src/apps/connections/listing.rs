@@ -6,16 +6,50 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use crate::api::{
-    Connection, PathSegment,
+    Connection, PathSegment, feature,
     mechanism::{self, MTU_REASON, SERVER_RX_BYTES, SERVER_TX_BYTES},
-    node::{NodeConnection, NodeConnections},
+    node::{Adoption, NodeConnection, NodeConnections, Process},
 };
 
 /// All connections of a node, by client.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Listing {
     pub(super) nsmgr: String,
+    pub(super) processes: Vec<Running>,
     pub(super) connections: Vec<Listed>,
+}
+
+/// The nsmgr or a forwarder.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Running {
+    pub(super) name: String,
+    pub(super) version: Option<String>,
+    pub(super) feature_level: u32,
+    pub(super) instance: Option<String>,
+    pub(super) drain: Option<DrainState>,
+    pub(super) adoption: Option<Adopted>,
+    pub(super) unknown: Option<String>,
+}
+
+/// Whether it takes new connections, and whether it may be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct DrainState {
+    pub(super) draining: bool,
+    pub(super) making: u64,
+    pub(super) ready: bool,
+}
+
+/// What became of the connections that it found at its start.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Adopted {
+    pub(super) baseline: u64,
+    pub(super) recovered: u64,
+    pub(super) closed_by_client: u64,
+    pub(super) lost: u64,
+    pub(super) longest_gap_milliseconds: u64,
+    pub(super) quiesced: bool,
 }
 
 /// One of them.
@@ -38,6 +72,7 @@ pub(super) struct Listed {
     pub(super) last_heal: Option<Healed>,
     pub(super) bytes: Option<Bytes>,
     pub(super) token: Token,
+    pub(super) feature_level: u32,
     pub(super) path: Vec<Step>,
 }
 
@@ -107,7 +142,8 @@ impl Listing {
     pub(super) fn new(told: NodeConnections) -> Self {
         let mut connections: Vec<_> = told.connections.into_iter().map(Listed::new).collect();
         connections.sort_by(|a, b| (&a.client, &a.service, &a.id).cmp(&(&b.client, &b.service, &b.id)));
-        Self { nsmgr: told.nsmgr, connections }
+        let processes = told.processes.into_iter().map(Running::new).collect();
+        Self { nsmgr: told.nsmgr, processes, connections }
     }
 
     /// For people and programs.
@@ -118,6 +154,33 @@ impl Listing {
     /// The same in one line.
     pub(super) fn json_line(&self) -> String {
         serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(super) fn new(told: Process) -> Self {
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        let drain =
+            told.drain.map(|it| DrainState { draining: it.draining, making: it.making, ready: it.ready });
+        Self {
+            name: told.name,
+            version: some(told.version),
+            feature_level: told.feature_level,
+            instance: some(told.instance),
+            drain,
+            adoption: told.adoption.map(Adopted::new),
+            unknown: some(told.unknown),
+        }
+    }
+}
+
+impl Adopted {
+    fn new(told: Adoption) -> Self {
+        let Adoption { baseline, recovered, closed_by_client, lost, longest_gap_milliseconds, quiesced } =
+            told;
+        Self { baseline, recovered, closed_by_client, lost, longest_gap_milliseconds, quiesced }
     }
 }
 
@@ -147,6 +210,7 @@ impl Listed {
             heals: told.heals,
             last_heal: told.last_heal.map(|heal| Healed { at: time(heal.at), cause: heal.cause }),
             bytes: bytes(&connection),
+            feature_level: feature::level_of_path(&connection),
             token: Token {
                 refreshed: time(told.refreshed),
                 expires: own_caller.and_then(|caller| caller.expires).map(Time::from),
@@ -196,7 +260,7 @@ pub(super) mod tests {
         Mechanism, Path,
         connection::State,
         connectioncontext::{ConnectionContext, IpContext},
-        node::Heal,
+        node::{Drain, Heal},
     };
 
     fn at(seconds: i64) -> prost_types::Timestamp {
@@ -226,7 +290,10 @@ pub(super) mod tests {
             segment("nsmgr-1", &[]),
             segment("fwd-1", &counted),
             segment("nsmgr-2", &[]),
-            segment("fwd-2", &[("server_rx_bytes", "7"), ("mtu_reason", "it is small")]),
+            segment(
+                "fwd-2",
+                &[("feature_level", "1"), ("server_rx_bytes", "7"), ("mtu_reason", "it is small")],
+            ),
             segment("nse-1", &[("server_interface", "KERNEL/nse-x")]),
         ];
         let ip_context = Some(IpContext {
@@ -258,13 +325,38 @@ pub(super) mod tests {
     fn the_json_is_as_the_readme_says() {
         let heal = Some(Heal { at: Some(at(1_700_000_010)), cause: "fwd-1 was killed".into() });
         let told = NodeConnection { last_heal: heal, heals: 2, ..told("nsc-1", State::Up) };
+        let adoption = Adoption { baseline: 4, recovered: 2, closed_by_client: 1, ..Default::default() };
+        let drain = Drain { draining: true, making: 1, ready: false };
+        let forwarder = Process {
+            name: "fwd-1".into(),
+            version: "0.1.0".into(),
+            feature_level: 1,
+            instance: "a".into(),
+            drain: Some(drain),
+            adoption: Some(adoption),
+            ..Process::default()
+        };
+        let other = Process { name: "fwd-vpp".into(), unknown: "why".into(), ..Process::default() };
+        let (processes, connections) = (vec![forwarder, other], vec![told]);
         let listing =
-            Listing::new(NodeConnections { nsmgr: "nsmgr-1".into(), connections: vec![told], more: false });
+            Listing::new(NodeConnections { nsmgr: "nsmgr-1".into(), connections, more: false, processes });
         let json: serde_json::Value = serde_json::from_str(&listing.json()).unwrap();
         let names = ["nsc-1", "nsmgr-1", "fwd-1", "nsmgr-2", "fwd-2", "nse-1"];
         let path = names.map(|name| serde_json::json!({"name": name, "id": format!("id-{name}")}));
         let expected = serde_json::json!({
             "nsmgr": "nsmgr-1",
+            "processes": [{
+                "name": "fwd-1", "version": "0.1.0", "featureLevel": 1, "instance": "a",
+                "drain": {"draining": true, "making": 1, "ready": false},
+                "adoption": {
+                    "baseline": 4, "recovered": 2, "closedByClient": 1, "lost": 0,
+                    "longestGapMilliseconds": 0, "quiesced": false,
+                },
+                "unknown": null,
+            }, {
+                "name": "fwd-vpp", "version": null, "featureLevel": 0, "instance": null, "drain": null,
+                "adoption": null, "unknown": "why",
+            }],
             "connections": [{
                 "id": "id-nsc-1", "client": "nsc-1", "endpoint": "nse-1", "service": "finance",
                 "mechanism": {"client": "KERNEL", "endpoint": "VXLAN"},
@@ -274,6 +366,7 @@ pub(super) mod tests {
                 "state": "UP", "since": "2023-11-14T22:13:20Z", "error": null,
                 "heals": 2, "lastHeal": {"at": "2023-11-14T22:13:30Z", "cause": "fwd-1 was killed"},
                 "bytes": {"fromClient": 1500, "toClient": 98},
+                "featureLevel": 0,
                 "token": {"refreshed": "2023-11-14T22:14:10Z", "expires": "2023-11-14T22:23:20Z"},
                 "path": path,
             }],

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::{
-    listing::{Listed, Listing, Time},
+    listing::{Adopted, Listed, Listing, Running, Time},
     text::{bytes, duration, printable, shortened, since},
 };
 
@@ -104,6 +104,35 @@ fn heal(one: &Listed, now: SystemTime) -> String {
     text.unwrap_or_default()
 }
 
+/// What there is to say of the node's processes, one a line: those that take no new connections, and in a wide
+/// table what became of the connections that they found.
+pub(super) fn processes(listing: &Listing, style: Style) -> String {
+    let lines = listing.processes.iter().flat_map(|one| [drain(one), adoption(one).filter(|_| style.wide)]);
+    lines.flatten().map(|line| printable(&line) + "\n").collect()
+}
+
+fn drain(process: &Running) -> Option<String> {
+    let drain = process.drain.filter(|drain| drain.draining)?;
+    let rest = match drain.making {
+        _ if drain.ready => "ready to stop".to_owned(),
+        0 => "not ready to stop yet".to_owned(),
+        making => format!("{making} are being made still"),
+    };
+    Some(format!("{} takes no new connections: {rest}", process.name))
+}
+
+fn adoption(process: &Running) -> Option<String> {
+    let Adopted { baseline, recovered, closed_by_client, lost, longest_gap_milliseconds, quiesced } =
+        process.adoption.as_ref().filter(|adopted| adopted.baseline > 0)?;
+    let pending = baseline.saturating_sub(recovered + closed_by_client + lost);
+    let end = if *quiesced { "after a stop" } else { "after a kill" };
+    Some(format!(
+        "{} found {baseline} connections {end}: {recovered} recovered, {closed_by_client} closed by their clients, \
+         {lost} lost, {pending} not asked for yet; longest gap {longest_gap_milliseconds}ms",
+        process.name
+    ))
+}
+
 /// The whole table; without connections nothing.
 pub(super) fn table(listing: &Listing, now: SystemTime, style: Style) -> String {
     let mut columns = Vec::new();
@@ -152,11 +181,11 @@ fn coloured(state: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{processes as processes_of, *};
     use crate::{
         api::{
             connection::State,
-            node::{Heal, NodeConnection, NodeConnections},
+            node::{Adoption, Drain, Heal, NodeConnection, NodeConnections, Process},
         },
         apps::connections::listing::tests::told,
     };
@@ -167,7 +196,7 @@ mod tests {
     }
 
     fn listing(connections: Vec<NodeConnection>) -> Listing {
-        Listing::new(NodeConnections { nsmgr: "nsmgr-1".into(), connections, more: false })
+        Listing::new(NodeConnections { nsmgr: "nsmgr-1".into(), connections, ..Default::default() })
     }
 
     #[test]
@@ -199,6 +228,28 @@ nsc-1        finance  nse-1     UP                 1m50s  KERNEL>VXLAN  nsm-1   
         let wide = table(&listing, now(), Style { wide: true, coloured: false });
         assert!(wide.contains(&"x".repeat(80)) && wide.contains("nsmgr-1 > fwd-1 > nsmgr-2"), "{wide}");
         assert!(wide.contains("nse-x") && !wide.contains('\x1b'), "{wide}");
+    }
+
+    #[test]
+    fn above_the_table_stands_who_takes_no_new_connections_and_in_a_wide_one_what_was_found() {
+        let adoption = Adoption { baseline: 4, recovered: 2, lost: 1, ..Default::default() };
+        let drain = Drain { draining: true, making: 2, ready: false };
+        let process =
+            |drain| Process { name: "fwd-1".into(), drain, adoption: Some(adoption), ..Default::default() };
+        let lines = |drain, wide| {
+            let processes = vec![process(Some(drain)), Process::default()];
+            let listing = Listing::new(NodeConnections { processes, ..Default::default() });
+            processes_of(&listing, Style { wide, coloured: false })
+        };
+        assert_eq!(lines(Drain::default(), false), "");
+        assert_eq!(lines(drain, false), "fwd-1 takes no new connections: 2 are being made still\n");
+        let ready = Drain { making: 0, ready: true, ..drain };
+        assert_eq!(lines(ready, false), "fwd-1 takes no new connections: ready to stop\n");
+        assert_eq!(
+            lines(Drain::default(), true),
+            "fwd-1 found 4 connections after a kill: 2 recovered, 0 closed by their clients, 1 lost, 1 not asked \
+             for yet; longest gap 0ms\n"
+        );
     }
 
     #[test]

@@ -25,8 +25,9 @@ use crate::{
     },
     chain::{Chain, Element, Policy, RegistryChain, RegistryElement, Session},
     elements::{
-        Access, Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, ExcludedPrefixes,
-        Index, LocalEntries, Monitor, NetSvcMonitor, NodeStatusService, UpdatePath, UpdateToken, registry,
+        Access, Authorize, ClientInfo, Connect, ConnectionService, DiscoverForwarder, Drain, Draining,
+        ExcludedPrefixes, Index, LocalEntries, Monitor, NetSvcMonitor, NodeStatusService, Processes,
+        UpdatePath, UpdateToken, registry,
     },
     settings::{Nsmgr, Target},
     transport::MAX_MESSAGE,
@@ -103,6 +104,7 @@ fn chain(
     monitor: &Arc<Monitor>,
     index: Index,
     local: LocalEntries,
+    draining: Draining,
 ) -> (Chain, Arc<Session>) {
     let inner = Chain::new([
         Arc::new(monitor.clone()) as Arc<dyn Element>,
@@ -119,6 +121,7 @@ fn chain(
         // Before the session: who is refused leaves nothing.
         Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.policies.server.clone())),
         Arc::new(Access::new(index, mesh.trust.clone())),
+        Arc::new(Drain::new(draining, session.clone())),
         session.clone(),
     ]);
     (chain, session)
@@ -131,14 +134,20 @@ pub async fn run(settings: Nsmgr, stop: CancellationToken) -> Result<(), Error> 
 
 /// The same in a process that looks after it.
 pub(super) async fn run_with(settings: Nsmgr, vitals: Vitals, stop: CancellationToken) -> Result<(), Error> {
+    let readiness = vitals.readiness.clone();
     let mesh = Mesh::start_with(&settings.common, vitals, stop).await?;
+    let draining = Draining::default();
+    draining.show(&mesh.metrics, &readiness);
     let (monitor, local) = (Arc::new(mesh.monitor(&settings.common.name)), LocalEntries::default());
     figures::monitor(&mesh.metrics, &monitor);
     let registries = registries(&mesh, &settings, &local);
     let index =
         Index::new(registries.inner_services, registries.inner_endpoints, mesh.clock.clone(), &mesh.domain);
     figures::index(&mesh.metrics, &index);
-    let (chain, session) = chain(&mesh, &settings, &monitor, index.clone(), local.clone());
+    let (chain, session) = chain(&mesh, &settings, &monitor, index.clone(), local.clone(), draining.clone());
+    let (name, service) = (&settings.common.name, &settings.forwarder_service);
+    let processes = Arc::new(Processes::new(name, draining, local.clone(), service, mesh.channels.clone()));
+    let _following = AbortOnDropHandle::new(tokio::spawn(processes.clone().run()));
     let moving = NetSvcMonitor { index, monitor: monitor.clone(), session };
     let _moving = AbortOnDropHandle::new(tokio::spawn(moving.run()));
     let _report = match &settings.node_state {
@@ -151,6 +160,7 @@ pub(super) async fn run_with(settings: Nsmgr, vitals: Vitals, stop: Cancellation
                 forwarder_service: settings.forwarder_service.clone(),
                 monitor: monitor.clone(),
                 local,
+                processes: processes.clone(),
                 outage: mesh.source.outage(),
             };
             Some(AbortOnDropHandle::new(tokio::spawn(reporter.run(client))))
@@ -160,6 +170,7 @@ pub(super) async fn run_with(settings: Nsmgr, vitals: Vitals, stop: Cancellation
     let status = NodeStatusService {
         name: settings.common.name.clone(),
         monitor: monitor.clone(),
+        processes,
         trust: mesh.trust.clone(),
         stop: mesh.stop.clone(),
     };

@@ -17,16 +17,16 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use nsm_crds::{
-    CONDITION_READY, ConnectionCounts, ConnectionState, NSMNodeState, NSMNodeStateStatus, NodeEndpoint,
-    NodeReason, NodeService, NodeVersions, Reason, UnhealthyConnection,
+    CONDITION_READY, ConnectionCounts, ConnectionState, ForwarderAdoption, NSMNodeState, NSMNodeStateStatus,
+    NodeEndpoint, NodeReason, NodeService, NodeVersions, Reason, UnhealthyConnection,
 };
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::{
-    api::{Connection, connection::State, registry::NetworkServiceEndpoint},
-    elements::{LocalEntries, Monitor},
+    api::{Connection, connection::State, node::Process, registry::NetworkServiceEndpoint},
+    elements::{LocalEntries, Monitor, Processes},
     transport::Outage,
 };
 
@@ -49,6 +49,7 @@ pub(super) struct Reporter {
     pub forwarder_service: String,
     pub monitor: Arc<Monitor>,
     pub local: LocalEntries,
+    pub processes: Arc<Processes>,
     pub outage: watch::Receiver<Option<Outage>>,
 }
 
@@ -59,6 +60,7 @@ struct Seen<'a> {
     /// Each with the error of its last Request.
     connections: &'a [(Arc<Connection>, Option<String>)],
     endpoints: &'a [NetworkServiceEndpoint],
+    processes: &'a [Process],
     /// Since when a connection is not up, by id.
     since: &'a HashMap<String, Timestamp>,
 }
@@ -118,14 +120,43 @@ fn summarize(seen: &Seen<'_>) -> NSMNodeStateStatus {
     let (total, down) = (count(own.len()), count(unhealthy.len()));
     let endpoints = seen.endpoints.iter().filter(|entry| !is_forwarder(entry, seen.forwarder_service));
     NSMNodeStateStatus {
-        versions: NodeVersions { nsmgr: env!("CARGO_PKG_VERSION").to_owned() },
+        versions: NodeVersions {
+            nsmgr: env!("CARGO_PKG_VERSION").to_owned(),
+            feature_level: seen
+                .processes
+                .iter()
+                .map(|one| one.feature_level.into())
+                .min()
+                .unwrap_or_default(),
+        },
         connections: ConnectionCounts { total, up: total - down, down },
         services: services.into_values().collect(),
         unhealthy,
         endpoints: endpoints.map(|entry| endpoint(entry, seen.connections)).collect(),
+        adoption: seen.processes.iter().filter_map(adoption).collect(),
+        draining: seen.processes.iter().filter_map(|one| one.drain).any(|drain| drain.draining),
         ..NSMNodeStateStatus::default()
     }
     .bounded()
+}
+
+/// What a forwarder tells of those that it found, in full once all is known: in between it changes all the time.
+fn adoption(process: &Process) -> Option<ForwarderAdoption> {
+    let told = process.adoption?;
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let complete = told.baseline <= told.recovered + told.closed_by_client + told.lost;
+    let known = |told: u64| complete.then(|| number(told));
+    Some(ForwarderAdoption {
+        forwarder: process.name.clone(),
+        instance: process.instance.clone(),
+        baseline: number(told.baseline),
+        complete,
+        recovered: known(told.recovered),
+        closed_by_client: known(told.closed_by_client),
+        lost: number(told.lost),
+        longest_gap_milliseconds: known(told.longest_gap_milliseconds),
+        quiesced: told.quiesced,
+    })
 }
 
 fn is_forwarder(entry: &NetworkServiceEndpoint, service: &str) -> bool {
@@ -225,6 +256,7 @@ impl Reporter {
             forwarder_service: &self.forwarder_service,
             connections: &connections,
             endpoints: &self.local.all(),
+            processes: &self.processes.all(),
             since,
         })
     }
@@ -266,7 +298,10 @@ impl Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Path, PathSegment};
+    use crate::api::{
+        Path, PathSegment,
+        node::{Adoption, Drain},
+    };
 
     fn connection(id: &str, path: [&str; 3], endpoint: &str, state: State) -> Connection {
         let segments =
@@ -286,7 +321,41 @@ mod tests {
         let connections: Vec<_> = connections.iter().map(|one| (Arc::new(one.clone()), why(one))).collect();
         let connections = &connections[..];
         let (name, forwarder_service, since) = ("nsmgr-1", "forwarder", &HashMap::new());
-        summarize(&Seen { name, forwarder_service, connections, endpoints, since })
+        let processes = &[];
+        summarize(&Seen { name, forwarder_service, connections, endpoints, processes, since })
+    }
+
+    #[test]
+    fn what_a_forwarder_found_is_told_in_full_when_all_of_it_is_known() {
+        let process = |recovered, draining| Process {
+            name: "fwd-1".into(),
+            feature_level: 1,
+            adoption: Some(Adoption {
+                baseline: 3,
+                recovered,
+                lost: 1,
+                longest_gap_milliseconds: 7,
+                ..Default::default()
+            }),
+            drain: Some(Drain { draining, ..Drain::default() }),
+            ..Process::default()
+        };
+        let (connections, endpoints, since) = (&[], &[], &HashMap::new());
+        let report = |processes: &[Process]| {
+            summarize(&Seen { name: "n", forwarder_service: "f", connections, endpoints, processes, since })
+        };
+        let before = report(&[process(1, false)]);
+        assert_eq!((before.versions.feature_level, before.draining), (1, false));
+        let [told] = &before.adoption[..] else { panic!("{:?}", before.adoption) };
+        assert_eq!((told.baseline, told.lost, told.complete, told.recovered), (3, 1, false, None));
+        let upstream = Process { name: "fwd-vpp".into(), ..Process::default() };
+        let after = report(&[process(2, true), upstream]);
+        assert_eq!((after.versions.feature_level, after.draining), (0, true), "one tells none");
+        let [told] = &after.adoption[..] else { panic!("{:?}", after.adoption) };
+        assert!(
+            told.complete && (told.recovered, told.longest_gap_milliseconds) == (Some(2), Some(7)),
+            "{told:?}"
+        );
     }
 
     #[test]

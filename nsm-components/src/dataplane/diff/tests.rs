@@ -60,6 +60,15 @@ fn occupied(by: Owner) -> Observed {
     Observed { ends: vec![reachable(None, Some(occupant)), reachable(None, None)] }
 }
 
+/// Where links are taken out of use.
+fn retired(operations: &[Operation]) -> Vec<NetnsKey> {
+    let retired = |operation: &Operation| match operation {
+        Operation::Retire(at) => Some(at.netns),
+        _ => None,
+    };
+    operations.iter().filter_map(retired).collect()
+}
+
 #[test]
 fn what_is_in_sync_needs_nothing() {
     let desired = desired();
@@ -82,13 +91,14 @@ fn only_what_differs_is_changed() {
 }
 
 #[test]
-fn half_of_a_pair_is_deleted_and_the_pair_made_anew() {
+fn half_of_a_pair_makes_room_and_the_pair_is_made_anew() {
     let desired = desired();
     let mut observed = in_sync(&desired);
     observed.ends[0] = reachable(None, None);
     let operations = diff(&desired, &observed, NOBODY).unwrap();
-    assert!(matches!(&operations[0], Operation::Delete(at) if at.netns == netns(1)), "{operations:?}");
-    assert!(matches!(&operations[1], Operation::Create(_)), "{operations:?}");
+    assert_eq!(retired(&operations), [netns(1)]);
+    assert!(matches!(&operations[3], Operation::Create(_)), "{operations:?}");
+    assert_eq!(operations.last(), Some(&Operation::DeleteRetired(netns(1))));
 }
 
 #[test]
@@ -97,8 +107,11 @@ fn two_ends_that_are_not_each_others_peers_are_both_deleted() {
     let mut observed = in_sync(&desired);
     own(&mut observed, 0).kind = ObservedKind::Veth { peer: 99 };
     let operations = diff(&desired, &observed, NOBODY).unwrap();
-    let deletes = operations.iter().filter(|op| matches!(op, Operation::Delete(_))).count();
-    assert_eq!(deletes, 2);
+    assert_eq!(retired(&operations), [netns(2), netns(1)]);
+    let [.., Operation::DeleteRetired(first), Operation::DeleteRetired(second)] = &operations[..] else {
+        panic!("{operations:?}")
+    };
+    assert_eq!((*first, *second), (netns(2), netns(1)));
 }
 
 #[test]
@@ -114,6 +127,12 @@ fn another_kind_of_link_is_made_anew() {
     assert_eq!(diff(&desired, &observed, NOBODY), Ok(vec![]));
     own(&mut observed, 0).kind = ObservedKind::Vxlan(tunnel(6));
     let operations = diff(&desired, &observed, NOBODY).unwrap();
+    assert_eq!(retired(&operations), [netns(2)]);
+    let mut elsewhere = tunnel(5);
+    elsewhere.remote = "10.0.0.3".parse().unwrap();
+    own(&mut observed, 0).kind = ObservedKind::Vxlan(elsewhere);
+    let operations = diff(&desired, &observed, NOBODY).unwrap();
+    // Out of use it would still have the number.
     assert!(matches!(operations[..2], [Operation::Delete(_), Operation::Create(_)]), "{operations:?}");
 }
 
@@ -123,7 +142,10 @@ fn a_name_is_taken_from_the_unfinished_and_the_abandoned_but_not_from_others() {
     let other = || Owner::Connection(ConnectionId::new("c2").unwrap());
     for owner in [Owner::Unfinished, other()] {
         let operations = diff(&desired, &occupied(owner), NOBODY).unwrap();
-        assert!(matches!(&operations[0], Operation::Delete(at) if at.index == 5), "{operations:?}");
+        let Operation::Retire(at) = &operations[0] else { panic!("{operations:?}") };
+        assert_eq!(at.index, 5);
+        assert_eq!(operations[1], Operation::Rename(at.clone(), "nsx5".into()));
+        assert_eq!(operations.last(), Some(&Operation::DeleteRetired(netns(2))));
     }
     let refused = diff(&desired, &occupied(other()), &|id| id.as_str() == "c2");
     assert!(matches!(refused, Err(Conflict::InUse { .. })));
@@ -139,14 +161,18 @@ fn a_pod_that_cannot_be_entered_is_named() {
 }
 
 #[test]
-fn a_pair_is_removed_by_one_delete_and_what_is_unreachable_by_none() {
+fn a_pair_is_deleted_by_one_end_and_what_is_unreachable_by_none() {
     let desired = desired();
     let places = desired.footprint();
     let mut observed = in_sync(&desired);
-    assert_eq!(removal(&places, None, &observed).len(), 1);
+    let operations = removal(&places, None, &observed);
+    assert_eq!(retired(&operations), [netns(1)]);
+    assert!(matches!(&operations[3], Operation::MarkRetired(at) if at.netns == netns(2)), "{operations:?}");
+    assert_eq!(operations[5..], [Operation::DeleteRetired(netns(2))]);
     observed.ends[0] = ObservedEnd::Unreachable;
     let operations = removal(&places, None, &observed);
-    assert!(matches!(&operations[..], [Operation::Delete(at)] if at.netns == netns(1)), "{operations:?}");
+    assert_eq!(retired(&operations), [netns(1)]);
+    assert_eq!(operations[3..], [Operation::DeleteRetired(netns(1))]);
     assert_eq!(removal(&places, None, &occupied(Owner::Foreign)), []);
 }
 
@@ -163,7 +189,7 @@ fn a_link_that_names_another_forwarder_is_never_removed_whatever_its_connection(
         own(&mut observed, at).forwarder = Some(forwarder(7));
     }
     assert_eq!(removal(&places, Some(&forwarder(8)), &observed), []);
-    assert_eq!(removal(&places, Some(&forwarder(7)), &observed).len(), 1);
+    assert_eq!(retired(&removal(&places, Some(&forwarder(7)), &observed)), [netns(1)]);
     let distant = |of| {
         let distant = Distant { nsid: 3, index: 5, name: "nsm-1".into(), forwarder: Some(of) };
         Observed { ends: vec![ObservedEnd::Distant(distant), ObservedEnd::Unreachable] }

@@ -256,3 +256,46 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn links_that_end_are_out_of_use_at_once_and_deleted_together_later() {
+    let dataplane = dataplane().deleting_later();
+    for id in ["c1", "c2"] {
+        let desired = local(id);
+        // The second has the names of the first.
+        assert_eq!(dataplane.ensure(&desired, &Namespaces::default()).await.unwrap(), Applied::Created);
+        let removed = dataplane.remove(&desired.footprint(), &Namespaces::default()).await.unwrap();
+        assert_eq!(removed, Removed::Deleted);
+    }
+    let links = dataplane.kernel().links();
+    assert_eq!(links.len(), 4);
+
+    let worker = tokio::spawn(dataplane.clone().delete_retired());
+    dataplane.emptied().await;
+    assert_eq!(dataplane.kernel().links(), []);
+    let deletions = dataplane.kernel().operations();
+    let deletions = deletions.iter().filter(|operation| matches!(operation, Operation::DeleteRetired(_)));
+    assert_eq!(deletions.count(), 1, "one for all links of an endpoint's namespace");
+    worker.abort();
+}
+
+#[tokio::test]
+async fn a_link_that_makes_room_for_the_next_of_its_connection_is_out_of_its_way_before_it_is_deleted() {
+    let dataplane = dataplane().deleting_later();
+    let at_hand = Namespaces::default();
+    dataplane.ensure(&local("c1"), &at_hand).await.unwrap();
+    let elsewhere = plan(&connection("c1", &[]), &pod(1), &pod(3)).unwrap();
+    assert_eq!(dataplane.ensure(&elsewhere, &at_hand).await.unwrap(), Applied::Created);
+    let moved = dataplane.kernel().operations();
+    let created = moved.iter().filter(|operation| matches!(operation, Operation::Create(_)));
+    assert_eq!(created.count(), 2, "no number was taken");
+    let tunnel = |vni| plan(&connection("c1", &[]), &pod(1), &tunnel(vni)).unwrap();
+    for vni in [1, 2, 3] {
+        assert_eq!(dataplane.ensure(&tunnel(vni), &at_hand).await.unwrap(), Applied::Created);
+    }
+    let elsewhere = tunnel(3);
+    let deleted =
+        |operation: &Operation| matches!(operation, Operation::Delete(_) | Operation::DeleteRetired(_));
+    assert!(!dataplane.kernel().operations().iter().any(deleted), "nothing is deleted on the way");
+    assert!(dataplane.is_in_sync(&elsewhere, &at_hand).await.unwrap());
+}

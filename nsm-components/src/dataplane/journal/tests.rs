@@ -35,6 +35,27 @@ async fn the_next_process_reads_what_was_put_and_not_removed() {
 }
 
 #[tokio::test]
+async fn the_file_of_a_connection_that_ended_is_written_again_and_means_nothing_to_the_next_process() {
+    let folder = TempDir::new().unwrap();
+    let (journal, _) = Journal::open(folder.path()).unwrap();
+    let inode =
+        |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(folder.path().join(name)).unwrap());
+    let long = Entry { kind: "of a longer kind".into(), ..entry("c1") };
+    journal.put(long).await.unwrap();
+    let before = inode("c1.json");
+    journal.remove(&ConnectionId::new("c1").unwrap()).await.unwrap();
+    assert_eq!(names(&folder), ["0.spare"]);
+    journal.put(entry("c2")).await.unwrap();
+    assert_eq!((inode("c2.json"), names(&folder)), (before, vec!["c2.json".to_owned()]));
+    journal.put(entry("c3")).await.unwrap();
+    journal.remove(&ConnectionId::new("c3").unwrap()).await.unwrap();
+
+    let (_, found) = Journal::open(folder.path()).unwrap();
+    assert_eq!(found, [entry("c2")]);
+    assert_eq!(names(&folder), ["c2.json"]);
+}
+
+#[tokio::test]
 async fn unreadable_files_are_set_aside_and_the_rest_is_read() {
     let folder = TempDir::new().unwrap();
     let (journal, _) = Journal::open(folder.path()).unwrap();

@@ -9,6 +9,7 @@ use crate::{
     api::with_causes,
     dataplane::{
         announce,
+        desired::End,
         operation::{At, Operation},
         port::{Failure, KernelError},
     },
@@ -66,12 +67,25 @@ impl Session {
             _ => None,
         });
         for end in made.flatten() {
-            let told = self.enter(end.netns).map_err(|error| with_causes(&error));
-            let told = told.and_then(|()| announce::announce(end).map_err(|error| error.to_string()));
-            if let Err(error) = told {
-                tracing::warn!(interface = %end.name, %error, "could not tell the neighbours of a new link");
+            if let Err(error) = self.tell(end) {
+                let cause = with_causes(&error);
+                tracing::warn!(interface = %end.name, %cause, "could not tell the neighbours of a new link");
             }
         }
+    }
+
+    fn tell(&mut self, end: &End) -> Result<(), KernelError> {
+        let (four, six) = announce::addresses(end);
+        let requests: Vec<_> = four.flat_map(|net| message::announcement(end.index, net.addr())).collect();
+        if !requests.is_empty() {
+            self.batch(end.netns, requests)?.into_iter().collect::<Result<(), _>>()?;
+        }
+        if !six.is_empty() {
+            self.enter(end.netns)?;
+            let doing = "send a neighbour advertisement";
+            announce::advertise(end, &six).map_err(|source| KernelError::Io { doing, source })?;
+        }
+        Ok(())
     }
 
     /// Waits until the kernel lets packets through a raised link. The end of a pair that is raised
@@ -166,7 +180,16 @@ fn run_length(operations: &[Operation]) -> usize {
 /// that someone added meanwhile is the wanted one.
 fn is_done_already(operation: &Operation, error: &KernelError) -> bool {
     match operation {
-        Operation::Delete(_) | Operation::DeleteDistant(_) => error.errno() == Some(Errno::ENODEV),
+        Operation::Delete(_)
+        | Operation::DeleteDistant(_)
+        | Operation::Retire(_)
+        | Operation::MarkRetired(_)
+        | Operation::Rename(..)
+        | Operation::DeleteRetired(_) => error.errno() == Some(Errno::ENODEV),
+        // Another link may have it.
+        Operation::RemoveAltname(..) => {
+            matches!(error.errno(), Some(Errno::ENODEV | Errno::ENOENT | Errno::EINVAL))
+        }
         Operation::RemoveAddress(..) => error.errno() == Some(Errno::EADDRNOTAVAIL),
         Operation::RemoveRoute(..) => error.errno() == Some(Errno::ESRCH),
         Operation::RemoveNeighbour(..) | Operation::RemoveRule(..) => error.errno() == Some(Errno::ENOENT),

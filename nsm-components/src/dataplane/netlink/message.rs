@@ -17,7 +17,10 @@ use netlink_packet_route::{
 
 use super::{rule::rule, socket::Request};
 use crate::{
-    api::{context::Hop, names::LINK_GROUP},
+    api::{
+        context::Hop,
+        names::{LINK_GROUP, RETIRED_LINK_GROUP},
+    },
     dataplane::{
         desired::{End, Link, Neighbour, VxlanLink},
         netns::Netns,
@@ -95,6 +98,22 @@ pub(super) fn of(operation: &Operation) -> Option<Request> {
             message.attributes.push(LinkAttribute::IfNetnsId(distant.nsid));
             request(RouteNetlinkMessage::DelLink(message), 0)
         }
+        Operation::Retire(at) => {
+            let mut message = link(at, vec![LinkAttribute::Group(RETIRED_LINK_GROUP)]);
+            message.header.change_mask = LinkFlags::Up;
+            request(RouteNetlinkMessage::SetLink(message), 0)
+        }
+        Operation::MarkRetired(at) => set(at, vec![LinkAttribute::Group(RETIRED_LINK_GROUP)]),
+        Operation::Rename(at, name) => set(at, vec![LinkAttribute::IfName(name.clone())]),
+        Operation::RemoveAltname(at, name) => {
+            let names = LinkAttribute::PropList(vec![Prop::AltIfName(name.clone())]);
+            request(RouteNetlinkMessage::DelLinkProp(link(at, vec![names])), 0)
+        }
+        Operation::DeleteRetired(_) => {
+            let mut message = LinkMessage::default();
+            message.attributes.push(LinkAttribute::Group(RETIRED_LINK_GROUP));
+            request(RouteNetlinkMessage::DelLink(message), 0)
+        }
         Operation::SetMac { at, to, .. } => set(at, vec![LinkAttribute::Address(to.to_vec())]),
         Operation::SetMtu { at, to, .. } => set(at, vec![LinkAttribute::Mtu(*to)]),
         Operation::Raise(at, alias) => {
@@ -137,6 +156,19 @@ pub(super) fn of(operation: &Operation) -> Option<Request> {
         | Operation::SetWireguard { .. }
         | Operation::AllowPing(_) => return None,
     })
+}
+
+/// Makes the kernel search for an address of its own, and forget that it did.
+pub(super) fn announcement(index: u32, own: IpAddr) -> [Request; 2] {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(own);
+    message.header.ifindex = index;
+    message.attributes = vec![NeighbourAttribute::Destination(own.into())];
+    let forgotten = RouteNetlinkMessage::DelNeighbour(message.clone());
+    // As with those that are learned, not one of them counts towards the bound of all.
+    message.header.flags = NeighbourFlags::Use | NeighbourFlags::ExtLearned;
+    message.header.state = NeighbourState::None;
+    [request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE), request(forgotten, 0)]
 }
 
 fn request(message: RouteNetlinkMessage, flags: u16) -> Request {

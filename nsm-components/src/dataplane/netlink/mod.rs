@@ -6,6 +6,7 @@
 //! open between calls.
 
 mod apply;
+mod events;
 mod message;
 mod parse;
 mod read;
@@ -27,13 +28,14 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, oneshot};
 
+pub use self::events::{Broken, LinkEvents};
 use self::session::Session;
 use super::{
     desired::Footprint,
     netns::{Namespaces, Netns},
     observed::{Observed, OwnedLink},
     operation::Operation,
-    port::{Depth, Failure, Kernel, KernelError},
+    port::{Decide, Depth, Failure, Kernel, KernelError, Stopped},
     survey::Found,
 };
 use crate::api::with_causes;
@@ -155,6 +157,22 @@ impl Kernel for Netlink {
             Ok(outcome) => outcome,
             Err(source) => Err(Box::new(Failure { operation: first, applied: Vec::new(), source })),
         }
+    }
+
+    async fn converge(
+        &self,
+        footprint: &Footprint,
+        depth: Depth,
+        netns: &Namespaces,
+        decide: Decide,
+    ) -> Result<(), Stopped> {
+        let footprint = footprint.clone();
+        let work = move |session: &mut Session| {
+            let observed = session.observe(&footprint, depth)?;
+            Ok(session.apply(&decide(observed)))
+        };
+        let done = self.on_thread(netns.clone(), work).await.map_err(Stopped::Observe)?;
+        done.map_err(Stopped::Apply)
     }
 
     async fn list_owned(&self, netns: &Netns) -> Result<Vec<OwnedLink>, KernelError> {

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -39,6 +40,13 @@ const PING_GROUPS: &str = "0 2147483647";
 pub(super) const NO_WIREGUARD: &str = "this kernel has no WireGuard";
 
 const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
+
+/// Two numbers with a tabulator between them; read at once, as this is on the path of every new link.
+fn ping_groups() -> io::Result<String> {
+    let mut text = [0; 32];
+    let length = fs::File::open(PING_GROUP_RANGE)?.read(&mut text)?;
+    Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+}
 
 fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
@@ -103,13 +111,11 @@ impl Session {
     /// Opens ICMP sockets to all groups. A namespace without the setting has nothing to open.
     pub(super) fn allow_ping(&mut self, key: NetnsKey) -> Result<(), KernelError> {
         self.enter(key)?;
-        match fs::read_to_string(PING_GROUP_RANGE) {
+        match ping_groups() {
             Ok(range) if !range.split_whitespace().eq(PING_GROUPS.split(' ')) => {
                 match self.write(PING_GROUP_RANGE.into(), PING_GROUPS) {
-                    Err(KernelError::Sysctl { source, .. }) if is_read_only(&source) => {
-                        self.unavailable(PING_GROUP_RANGE);
-                        Ok(())
-                    }
+                    // What a connection can do without: pings may need rights in the pod.
+                    Err(KernelError::NotAvailable { .. }) => Ok(()),
                     written => written,
                 }
             }
@@ -117,6 +123,9 @@ impl Session {
         }
     }
 
+    /// Of a link's settings for IPv6 the kernel takes none by netlink but how it makes addresses, and its token
+    /// (`inet6_validate_link_af` in net/ipv6/addrconf.c): `disable_ipv6` has this form alone. Without it the
+    /// link's IPv6 addresses cannot be added.
     pub(super) fn enable_ipv6(&mut self, at: &At) -> Result<(), KernelError> {
         if !self.ipv6_disabled(at)? {
             return Ok(());
@@ -125,17 +134,19 @@ impl Session {
         self.write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", at.name), "0")
     }
 
-    /// What a connection can do without: a container that is not privileged sees these files read-only.
-    fn unavailable(&self, path: &str) {
-        if self.tally.unavailable.fetch_add(1, Ordering::Relaxed) == 0 {
-            warn!(path, "cannot be written here, so pods keep what they have: pings may need rights there");
-        }
-    }
-
-    /// The one place where anything below /proc/sys is written.
+    /// The one place where anything below /proc/sys is written. A container that is not privileged sees these
+    /// files read-only: that is counted, and told once.
     fn write(&mut self, path: String, value: &str) -> Result<(), KernelError> {
         Tally::add(&self.tally.sysctls, 1);
-        fs::write(&path, value).map_err(|source| KernelError::Sysctl { path, source })
+        fs::write(&path, value).map_err(|source| {
+            if !is_read_only(&source) {
+                return KernelError::Sysctl { path, source };
+            }
+            if self.tally.unavailable.fetch_add(1, Ordering::Relaxed) == 0 {
+                warn!(path, "cannot be written here, so pods keep what they have");
+            }
+            KernelError::NotAvailable { path, value: value.to_owned() }
+        })
     }
 
     fn socket(&mut self, key: NetnsKey) -> Result<&mut Rtnl, KernelError> {

@@ -122,7 +122,9 @@ fn cause(before: &Before<'_>, asked: Asked, answer: &Connection) -> Option<Strin
     let known = before.connection;
     match known.state() {
         State::Down => Some(before.error.unwrap_or("it was down").to_owned()),
-        State::RefreshRequested => Some("a process on the way asked for a refresh".to_owned()),
+        State::RefreshRequested => {
+            Some(before.error.unwrap_or("a process on the way asked for a refresh").to_owned())
+        }
         _ if asked.anew => Some(anew(before.error)),
         _ if known.network_service_endpoint_name != answer.network_service_endpoint_name => {
             Some(format!("its client left the endpoint {}", known.network_service_endpoint_name))

@@ -85,6 +85,25 @@ async fn a_connection_that_cannot_be_refreshed_is_told_to_be_down_once_and_with_
 }
 
 #[tokio::test]
+async fn a_connection_that_is_to_be_asked_for_again_is_told_so_unless_it_was_since() {
+    let (monitor, chain, cx) = monitored();
+    let heard = SystemTime::now();
+    chain.start().request(&cx, request("a")).await.unwrap();
+    assert!(!monitor.ask_again("a", "gone", heard), "it was asked for since then");
+    assert!(!monitor.ask_again("unknown", "gone", SystemTime::now()));
+    assert!(monitor.ask_again("a", "gone", SystemTime::now()));
+    assert!(!monitor.ask_again("a", "gone", SystemTime::now()), "once");
+    // The next process finds nothing wrong with it: that mends nothing here.
+    monitor.said("a", &request("a").connection);
+    let [(connection, error)] = &monitor.connections()[..] else { panic!("one connection is known") };
+    assert_eq!((connection.state(), error.as_deref()), (State::RefreshRequested, Some("gone")));
+    chain.start().request(&cx, request("a")).await.unwrap();
+    let [seen] = &monitor.seen()[..] else { panic!("one connection is known") };
+    let healed = seen.past.last_heal.as_ref().map(|healed| healed.cause.as_str());
+    assert_eq!((seen.connection.state(), healed), (State::Up, Some("gone")));
+}
+
+#[tokio::test]
 async fn a_subscriber_that_does_not_read_is_cut_off_and_the_others_never_notice() {
     let (monitor, chain, cx) = monitored();
     let gone = monitor.watch();

@@ -1,5 +1,5 @@
 //! The server: passes every question on to all servers at once, and the best answer back. Messages
-//! pass as they are (RFC 1035 §4.1); only their header is looked at.
+//! pass as they are (RFC 1035 §4.1); only their header and their question are looked at.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -80,9 +80,44 @@ fn failure(question: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// Whether this may be a question: a whole header, and no answer.
+/// What a message asks for: its one question, with the name in full, for nothing stands before it that could be
+/// pointed to (RFC 1035 §4.1.2).
+fn asked(message: &[u8]) -> Option<&[u8]> {
+    if message.get(4..6)? != [0, 1] {
+        return None;
+    }
+    let mut at = SIZES.0;
+    loop {
+        let length = usize::from(*message.get(at)?);
+        at += 1 + length;
+        match length {
+            // Behind the name stand type and class.
+            0 => return message.get(SIZES.0..at + 4),
+            1..=63 => {}
+            _ => return None,
+        }
+    }
+}
+
+/// Whether this is a question: a whole one, and no answer.
 fn is_question(message: &[u8]) -> bool {
-    message.len() >= SIZES.0 && message[2] & 0x80 == 0
+    message.len() >= SIZES.0 && message[2] & 0x80 == 0 && asked(message).is_some()
+}
+
+/// Whether this answers the question: it repeats its id and all that it asks (RFC 5452 §9.1), the name in
+/// whatever case. A server that could not read the question repeats nothing, and says so.
+fn is_answer(question: &[u8], message: &[u8]) -> bool {
+    if message.len() < SIZES.0 || message[..2] != question[..2] || message[2] & 0x80 == 0 {
+        return false;
+    }
+    match (asked(question), asked(message)) {
+        (Some(one), Some(other)) if one.len() == other.len() => {
+            let name = one.len() - 4;
+            one[..name].eq_ignore_ascii_case(&other[..name]) && one[name..] == other[name..]
+        }
+        (_, None) => message[4..6] == [0, 0] && worth(message) == Worth::Failure,
+        _ => false,
+    }
 }
 
 async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
@@ -104,14 +139,11 @@ async fn ask(server: SocketAddr, mut question: Vec<u8>, over_tcp: bool) -> io::R
     let [first, second, ..] = *uuid::Uuid::new_v4().as_bytes();
     let id = [question[0], question[1]];
     question[..2].copy_from_slice(&[first, second]);
-    let is_answer = |message: &[u8]| {
-        message.len() >= SIZES.0 && message[..2] == [first, second] && message[2] & 0x80 != 0
-    };
     let mut answer = if over_tcp {
         let mut stream = TcpStream::connect(server).await?;
         write_message(&mut stream, &question).await?;
         let answer = read_message(&mut stream).await?;
-        if !is_answer(&answer) {
+        if !is_answer(&question, &answer) {
             return Err(io::Error::other("that is no answer to the question"));
         }
         answer
@@ -123,7 +155,7 @@ async fn ask(server: SocketAddr, mut question: Vec<u8>, over_tcp: bool) -> io::R
         let mut buffer = vec![0; SIZES.1];
         loop {
             let length = socket.recv(&mut buffer).await?;
-            if is_answer(&buffer[..length]) {
+            if is_answer(&question, &buffer[..length]) {
                 buffer.truncate(length);
                 break buffer;
             }

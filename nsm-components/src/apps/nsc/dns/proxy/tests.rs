@@ -26,8 +26,9 @@ async fn server(answer: Option<(u8, u8)>) -> (SocketAddr, AbortOnDropHandle<()>)
                 received = udp.recv_from(&mut buffer) => {
                     let (length, from) = received.unwrap();
                     if let Some(message) = reply(&buffer[..length], 0) {
-                        // Who guesses the id does not get through.
+                        // Who guesses the id, or knows it and tells of another name, does not get through.
                         udp.send_to(QUESTION, from).await.unwrap();
+                        udp.send_to(&about(&message, b'y', 1), from).await.unwrap();
                         udp.send_to(&message, from).await.unwrap();
                     }
                 }
@@ -42,6 +43,51 @@ async fn server(answer: Option<(u8, u8)>) -> (SocketAddr, AbortOnDropHandle<()>)
         }
     });
     (address, AbortOnDropHandle::new(task))
+}
+
+/// An answer to the question for another name, or another type.
+fn about(answer: &[u8], name: u8, kind: u8) -> Vec<u8> {
+    let mut other = answer.to_vec();
+    (other[3], other[7], other[13], other[16]) = (0, 9, name, kind);
+    other
+}
+
+#[test]
+fn an_answer_is_one_to_the_question_that_was_asked() {
+    let answer = failure(QUESTION);
+    assert!(is_answer(QUESTION, &answer) && is_answer(QUESTION, &about(&answer, b'X', 1)));
+    for other in [about(&answer, b'y', 1), about(&answer, b'x', 28), about(&answer, b'x', 33)] {
+        assert!(!is_answer(QUESTION, &other), "{other:?}");
+    }
+    assert!(!is_answer(QUESTION, QUESTION) && !is_answer(QUESTION, &answer[..11]));
+    // What is cut short, or has another number of questions, is none; one that says it could not read is.
+    let mut bare = answer[..12].to_vec();
+    assert!(!is_answer(QUESTION, &bare) && !is_question(&QUESTION[..18]) && !is_question(&QUESTION[..12]));
+    (bare[5], bare[3]) = (0, 1);
+    assert!(is_answer(QUESTION, &bare));
+    bare[3] = 3;
+    assert!(!is_answer(QUESTION, &bare), "that there is no such name can be said of the name alone");
+}
+
+/// The type is compared as it is: 0x41 (HTTPS) is not 0x61.
+#[test]
+fn only_names_are_the_same_in_another_case() {
+    let mut question = QUESTION.to_vec();
+    question[16] = 0x41;
+    assert!(!is_answer(&question, &about(&failure(QUESTION), b'x', 0x61)));
+}
+
+#[tokio::test]
+async fn an_answer_to_another_question_over_tcp_is_none() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    let answering = tokio::spawn(async move {
+        let mut stream = listener.accept().await.unwrap().0;
+        let question = read_message(&mut stream).await.unwrap();
+        write_message(&mut stream, &about(&failure(&question), b'y', 1)).await.unwrap();
+    });
+    assert!(ask(server, QUESTION.to_vec(), true).await.is_err());
+    answering.await.unwrap();
 }
 
 async fn proxy(servers: Vec<SocketAddr>) -> (SocketAddr, AbortOnDropHandle<()>) {

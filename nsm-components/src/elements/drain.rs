@@ -1,0 +1,201 @@
+//! `drain`: a process that is to be stopped, or whose node is, takes no new connections. Those that there are go
+//! on: they are refreshed, healed and closed as ever. It stands before the session.
+
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result, Session},
+    daemon::{Metrics, Readiness},
+};
+
+/// Whether the process drains. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Draining(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    on: AtomicBool,
+    making: AtomicU64,
+}
+
+/// A new connection that is being made; dropping it is the end of that.
+#[derive(Debug)]
+struct Making(Draining);
+
+/// See the module.
+pub struct Drain {
+    draining: Draining,
+    session: Arc<Session>,
+}
+
+// === impl Draining ===
+
+impl Draining {
+    /// Begins it, or ends it.
+    pub fn set(&self, on: bool) {
+        self.0.on.store(on, Ordering::SeqCst);
+    }
+
+    /// Whether it drains.
+    pub fn is_on(&self) -> bool {
+        self.0.on.load(Ordering::SeqCst)
+    }
+
+    /// How many new connections are being made; while it drains they only get fewer.
+    pub fn making(&self) -> u64 {
+        self.0.making.load(Ordering::SeqCst)
+    }
+
+    /// Shows it to those who watch the process: it is not ready for what is new.
+    pub fn show(&self, metrics: &Metrics, readiness: &Readiness) {
+        let (shown, required) = (self.clone(), self.clone());
+        metrics
+            .gauge("nsm_draining", "Whether new connections are refused.", move || u64::from(shown.is_on()));
+        readiness.require("drain", move || required.is_on().then(|| REFUSAL.to_owned()));
+    }
+
+    fn admit(&self) -> Option<Making> {
+        // First this: who looks whether anything is being made has begun to drain before.
+        self.0.making.fetch_add(1, Ordering::SeqCst);
+        let making = Making(self.clone());
+        (!self.is_on()).then_some(making)
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.0.0.making.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+const REFUSAL: &str =
+    "no new connections are taken here until `nsm drain --undo`: the process drains by command";
+
+// === impl Drain ===
+
+impl Drain {
+    /// Refuses what `session` does not know while `draining` is on.
+    pub fn new(draining: Draining, session: Arc<Session>) -> Self {
+        Self { draining, session }
+    }
+
+    /// Whether somebody has the connection already. After a restart of this process its path alone tells, which
+    /// goes on behind this process.
+    fn is_known(&self, request: &Request) -> bool {
+        request.connection.segment(1).is_some() || self.session.knows(&request.connection.id)
+    }
+}
+
+#[async_trait]
+impl Element for Drain {
+    fn name(&self) -> &'static str {
+        "drain"
+    }
+
+    async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+        if self.is_known(&request) {
+            return next.request(cx, request).await;
+        }
+        let Some(making) = self.draining.admit() else { return Err(Error::new(Kind::Unavailable, REFUSAL)) };
+        // It goes along: a Request whose caller went away is still worked on.
+        let place: Arc<dyn Any + Send + Sync> = Arc::new((cx.place.clone(), making));
+        next.request(&Cx { place: Some(place), ..cx.clone() }, request).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{
+        api::{Connection, Path, PathSegment},
+        chain::{Chain, Policy, SystemClock},
+    };
+
+    /// Answers when it is told to.
+    struct Slow(Arc<Notify>);
+
+    #[async_trait]
+    impl Element for Slow {
+        fn name(&self) -> &'static str {
+            "slow"
+        }
+
+        async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+            self.0.notified().await;
+            next.request(cx, request).await
+        }
+    }
+
+    fn process() -> (Chain, Draining, Arc<Notify>) {
+        let (draining, answer) = (Draining::default(), Arc::new(Notify::new()));
+        let inner = Chain::new([Arc::new(Slow(answer.clone())) as Arc<dyn Element>]);
+        let session = Arc::new(Session::new(inner, Policy::Expire, Arc::new(SystemClock)));
+        let drain = Drain::new(draining.clone(), session.clone());
+        (Chain::new([Arc::new(drain) as Arc<dyn Element>, session]), draining, answer)
+    }
+
+    fn request(id: &str, names: &[&str]) -> Request {
+        let now = std::time::SystemTime::now();
+        let expires = Some((now + Duration::from_hours(1)).into());
+        let segment =
+            |name: &&str| PathSegment { name: (*name).into(), id: id.into(), expires, ..Default::default() };
+        let segments = ["nsc"].iter().chain(names).map(segment);
+        let path = Some(Path { index: 1, path_segments: segments.collect() });
+        Request { connection: Connection { id: id.into(), path, ..Default::default() }, ..Default::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_connections_are_refused_and_known_ones_go_on_until_the_drain_ends() {
+        let (chain, draining, answer) = process();
+        let cx = Cx::within(Duration::from_mins(1));
+        answer.notify_one();
+        chain.start().request(&cx, request("known", &["nsmgr"])).await.unwrap();
+        draining.set(true);
+        let refused = chain.start().request(&cx, request("new", &["nsmgr"])).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::Unavailable);
+        assert!(refused.message.contains("nsm drain --undo"), "{refused}");
+        // One that is known here, and one that was before a restart of this process.
+        for known in [request("known", &["nsmgr"]), request("before", &["nsmgr", "forwarder", "nse"])] {
+            answer.notify_one();
+            chain.start().request(&cx, known).await.unwrap();
+        }
+        chain.start().close(&cx, request("known", &["nsmgr"])).await.unwrap();
+        draining.set(false);
+        answer.notify_one();
+        chain.start().request(&cx, request("new", &["nsmgr"])).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_let_in_before_the_drain_is_finished_whether_its_caller_waits_or_not() {
+        let (chain, draining, answer) = process();
+        let (second, waits) = (Cx::within(Duration::from_secs(1)), request("new", &["nsmgr"]));
+        chain.start().request(&second, waits).await.unwrap_err();
+        draining.set(true);
+        assert_eq!(draining.making(), 1, "its caller is gone, and it is made all the same");
+        answer.notify_one();
+        while draining.making() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[test]
+    fn a_process_that_drains_is_not_ready_and_says_why() {
+        let (draining, readiness) = (Draining::default(), Readiness::default());
+        draining.show(&Metrics::default(), &readiness);
+        assert_eq!(readiness.missing(), []);
+        draining.set(true);
+        assert_eq!(readiness.missing(), [("drain", REFUSAL.to_owned())]);
+    }
+}
