@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
-use kube::{Client, Config};
+use kube::{Client, Config, client::ClientBuilder};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc::Receiver, watch},
     task::JoinSet,
     time::timeout,
 };
+use tower::layer::layer_fn;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -25,6 +26,7 @@ use crate::{
     dereference::Known,
     health::{self, Health},
     lease::{Candidate, Fence},
+    ledger::Ledger,
     metrics::Metrics,
     preflight,
     server::Server,
@@ -90,7 +92,7 @@ pub fn logs(filter: &str) -> Result<(), Error> {
 }
 
 /// A client with the rights of this process, which tells the API server the name of its pod.
-pub async fn client(identity: &str) -> Result<Client, Error> {
+pub async fn client(identity: &str, metrics: &Metrics) -> Result<Client, Error> {
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut config = Config::infer().await?;
@@ -99,7 +101,11 @@ pub async fn client(identity: &str) -> Result<Client, Error> {
     let agent = format!("nsm-operator/{} ({identity})", env!("CARGO_PKG_VERSION"));
     let agent = http::HeaderValue::try_from(agent).map_err(|_| Error::Identity { name: identity.into() })?;
     config.headers.push((http::header::USER_AGENT, agent));
-    Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let metrics = metrics.clone();
+    let ledger = layer_fn(move |inner| Ledger::new(inner, metrics.clone(), host.clone()));
+    let builder = ClientBuilder::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
+    Ok(builder.with_layer(&ledger).build())
 }
 
 /// What one process of the operator is told.
@@ -116,14 +122,18 @@ pub struct Options {
 }
 
 /// Runs the operator until it is told to stop; what has begun is brought to its end.
-pub async fn run(client: Client, installation: Installation, options: &Options) -> Result<(), Error> {
+pub async fn run(
+    client: Client,
+    installation: Installation,
+    options: &Options,
+    metrics: Metrics,
+) -> Result<(), Error> {
     let Options { identity, listen_on, node_timeout, watch_timeout } = options;
     let stop = stop_signal()?;
     info!(version = env!("CARGO_PKG_VERSION"), identity, ?installation, "the operator starts");
     let listener = health::listen(listen_on)
         .await
         .map_err(|source| Error::Listen { address: listen_on.into(), source })?;
-    let metrics = Metrics::default();
     let (watches, stores, mut changes) = collect::start(&client, &metrics, *watch_timeout);
     let health =
         Arc::new(Health { stores: stores.clone(), metrics: metrics.clone(), ready: AtomicBool::new(false) });

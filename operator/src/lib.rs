@@ -14,6 +14,7 @@
 //! | [`lease`] | the Lease, and the fence before all writes | writes it |
 //! | [`apply`] | the only writer of everything else, behind the fence | writes |
 //! | [`metrics`] | figures | none |
+//! | [`ledger`] | counts what is asked of the API server | none |
 //! | [`health`] | serves figures and health | listens |
 //! | [`forecast`] | what an `NSMConfig` would change on a cluster | reads |
 //! | [`remove`] | removes a mesh as its user would, for uninstalling | deletes the `NSMConfig` |
@@ -38,6 +39,7 @@ pub mod health;
 pub mod install;
 pub mod kept;
 pub mod lease;
+pub mod ledger;
 pub mod metrics;
 pub mod names;
 pub mod object;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use nsm_operator::{daemon, forecast, install, names, validate::Installation};
+use nsm_operator::{daemon, forecast, install, metrics::Metrics, names, validate::Installation};
 
 /// Kubernetes operator for Network Service Mesh.
 #[derive(Parser)]
@@ -130,7 +130,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Run(options) => run(options).await,
         Command::Remove(options) => {
             daemon::logs("info")?;
-            let client = daemon::client("remove").await?;
+            let client = daemon::client("remove", &Metrics::default()).await?;
             nsm_operator::remove::mesh(&client, options.timeout).await?;
             Ok(())
         }
@@ -155,7 +155,7 @@ async fn plan(options: Plan) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(error) => return Ok(refuse(&error)),
     };
-    let client = daemon::client("plan").await?;
+    let client = daemon::client("plan", &Metrics::default()).await?;
     let installation = forecast::installation(&client, &namespace, mesh_image).await?;
     let forecast = match forecast::forecast(&client, &name, &spec, &installation).await {
         Ok(forecast) => forecast,
@@ -181,10 +181,11 @@ async fn run(options: Run) -> anyhow::Result<()> {
         namespace: options.namespace,
         service_account: options.service_account,
     };
-    let client = daemon::client(&options.identity).await?;
+    let metrics = Metrics::default();
+    let client = daemon::client(&options.identity, &metrics).await?;
     let Run { identity, listen_on, node_timeout, watch_timeout, .. } = options;
     let options = daemon::Options { identity, listen_on, node_timeout, watch_timeout };
-    daemon::run(client, installation, &options).await?;
+    daemon::run(client, installation, &options, metrics).await?;
     Ok(())
 }
 

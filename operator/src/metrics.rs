@@ -26,6 +26,12 @@ const RECONCILE_TIME_SUM: &str = "controller_runtime_reconcile_time_seconds_sum"
 const RECONCILE_TIME_COUNT: &str = "controller_runtime_reconcile_time_seconds_count";
 /// Whether this process leads.
 pub const LEADS: &str = "leader_election_master_status";
+/// Requests to the API server, by answer, host and method.
+pub const REQUESTS: &str = "rest_client_requests_total";
+/// Reconciles that are under way, by controller.
+pub const ACTIVE: &str = "controller_runtime_active_workers";
+/// How many may be, by controller.
+pub const WORKERS: &str = "controller_runtime_max_concurrent_reconciles";
 /// Writes by kind and reason.
 pub const WRITES: &str = "nsm_operator_writes_total";
 /// Repairs left out because they do not last, by kind.
@@ -41,10 +47,17 @@ pub const CONNECTIONS: &str = "nsm_connections";
 /// The version.
 pub const BUILD: &str = "nsm_operator_build_info";
 
-const FIGURES: [Figure; 11] = [
+const FIGURES: [Figure; 14] = [
     Figure { name: RECONCILES, kind: "counter", help: "Reconciles, by controller and result" },
     Figure { name: RECONCILE_ERRORS, kind: "counter", help: "Reconciles that failed, by controller" },
     Figure { name: RECONCILE_TIME, kind: "histogram", help: "Time of reconciles, by controller" },
+    Figure { name: ACTIVE, kind: "gauge", help: "Reconciles under way, by controller" },
+    Figure { name: WORKERS, kind: "gauge", help: "Reconciles that may be under way, by controller" },
+    Figure {
+        name: REQUESTS,
+        kind: "counter",
+        help: "Requests to the API server, by code of the answer, host and method",
+    },
     Figure { name: LEADS, kind: "gauge", help: "1 if this process holds the Lease" },
     Figure {
         name: WRITES,
@@ -117,7 +130,8 @@ impl Metrics {
         text
     }
 
-    fn add(&self, name: &'static str, labels: &[(&str, &str)], by: f64) {
+    /// Adds as much, which may be less than nothing.
+    pub fn add(&self, name: &'static str, labels: &[(&str, &str)], by: f64) {
         *self.lock().entry((name, words(labels))).or_default() += by;
     }
 

@@ -14,7 +14,7 @@ use std::{fs, path::Path};
 const ROWS: [&[&str]; 5] = [
     &["names", "object", "election", "server", "metrics"],
     &["compare", "render", "status", "install", "validate", "plan", "convergence", "rollout", "kept"],
-    &["apply", "collect", "dereference", "lease", "preflight", "remove", "forecast"],
+    &["apply", "collect", "dereference", "lease", "preflight", "remove", "forecast", "ledger"],
     &["controllers", "health"],
     &["daemon"],
 ];

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, api::ListParams};
-use nsm_e2e::kubernetes::eventually;
+use nsm_e2e::kubernetes::{Mark, eventually};
 
 use crate::stage::{CONFIG, OPERATOR, Stage};
 
@@ -28,11 +28,22 @@ async fn health_and_figures_are_served_and_events_told() {
         "nsm_operator_cache_objects{kind=\"NSMConfig\"} 1",
         "nsm_operator_cache_objects{kind=\"Deployment\"} 2",
         "nsm_operator_nonconverging_objects 0",
+        "controller_runtime_active_workers{controller=\"nsmconfig\"} 0",
+        "controller_runtime_max_concurrent_reconciles{controller=\"nsmconfig\"} 1",
         "nsm_connections{state=\"up\"} 0",
         "# TYPE controller_runtime_reconcile_time_seconds histogram",
     ] {
         assert!(figures.lines().any(|told| told == line), "{line} is not in\n{figures}");
     }
+    // All that was asked of the API server is counted, as the server itself counts it.
+    let written = figures.lines().filter(|line| line.starts_with("rest_client_requests_total{code=\"201\""));
+    let made: f64 = written.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+    let user = stage.account.user();
+    let all = stage.audit.of(user, Mark::default()).await.unwrap();
+    let leases = stage.audit.of_leases(user, Mark::default()).await.unwrap();
+    let made_by_audit = all.filter(|request| request.code() == 201).count()
+        + leases.filter(|request| request.code() == 201).count();
+    assert_eq!(format!("{made}"), format!("{made_by_audit}"), "{figures}");
     assert!(
         figures.contains("controller_runtime_reconcile_total{controller=\"nsmconfig\",result=\"success\"}")
     );

@@ -322,6 +322,8 @@ async fn drive<K>(
     K: Resource<DynamicType = ()> + Clone + fmt::Debug + Send + Sync + 'static,
     ObjectRef<K>: Hash + Eq,
 {
+    let kind = K::kind(&()).to_lowercase();
+    context.metrics.set(metrics::WORKERS, &[("controller", &kind)], concurrency.into());
     let settings = controller::Config::default().concurrency(concurrency).debounce(Duration::from_millis(50));
     let queue = queue.take_until(Box::pin(stopped(stop))).map(Ok::<_, Infallible>);
     let queue = stream::StreamExt::boxed(queue);
@@ -344,9 +346,11 @@ async fn measured<K: Resource<DynamicType = ()>>(
     context: Arc<Context>,
 ) -> Result<Action, Error> {
     let kind = K::kind(&()).to_lowercase();
-    let begun = Instant::now();
-    let result = reconcile(object, Arc::clone(&context)).await;
     let controller = ("controller", kind.as_str());
+    let begun = Instant::now();
+    context.metrics.add(metrics::ACTIVE, &[controller], 1.0);
+    let result = reconcile(object, Arc::clone(&context)).await;
+    context.metrics.add(metrics::ACTIVE, &[controller], -1.0);
     context.metrics.took(&[controller], begun.elapsed());
     let word = if result.is_ok() { "success" } else { "error" };
     context.metrics.count(metrics::RECONCILES, &[controller, ("result", word)]);
