@@ -98,6 +98,35 @@ fn no_packet_is_lost_while_every_pod_of_the_mesh_is_killed() {
 }
 
 #[test]
+fn no_packet_is_lost_while_both_nodes_are_moved_to_another_revision() {
+    let k = Kubectl::new();
+    connected(&k);
+    let before = mesh::daemon_set(&k, "forwarder");
+    let pings = ["client-local", "client-remote"]
+        .map(|client| Ping::start(&k, client, &peer(&k, client), 6000, "0.01"));
+    let level = |level: &str| {
+        let patch = format!(r#"{{"spec": {{"logLevel": {level}}}}}"#);
+        k.run(&["patch", "nsm", "default", "--type=merge", "--patch", &patch]);
+    };
+    level("\"DEBUG\"");
+    eventually("another revision of the forwarder runs alone", 2 * MINUTE, || {
+        let now = mesh::daemon_set(&k, "forwarder");
+        now != before && !now.contains(' ')
+    });
+    eventually("the mesh is ready again", MINUTE, || mesh::is_ready(&k));
+    for ping in pings {
+        assert_eq!(ping.lost(), 0);
+    }
+    eventually("the connections are reported again", 2 * MINUTE, || mesh::connections(&k) == 2);
+    let labels = k.text(&["get", "nodes", "--show-labels", "--no-headers"]);
+    assert!(!labels.contains("revision.node-restriction"), "{labels}");
+    level("null");
+    eventually("the mesh is ready again", 2 * MINUTE, || {
+        mesh::daemon_set(&k, "forwarder") == before && mesh::is_ready(&k)
+    });
+}
+
+#[test]
 fn a_client_that_is_deleted_leaves_no_connection_behind() {
     let k = Kubectl::new();
     connected(&k);

@@ -30,6 +30,8 @@ mod overrides;
 mod plan;
 #[path = "controlplane/prune.rs"]
 mod prune;
+#[path = "controlplane/random.rs"]
+mod random;
 #[path = "controlplane/recreated.rs"]
 mod recreated;
 #[path = "controlplane/removal.rs"]

@@ -53,8 +53,16 @@ async fn a_service_that_is_made_anew_keeps_its_address_and_one_that_is_taken_get
         .delete("thief", &DeleteParams::default())
         .await
         .unwrap();
-    let status = stage.ready().await.unwrap();
-    assert!(status.services.iter().any(|service| service.name == "registry" && service.cluster_ip == after));
+    stage
+        .config("the other address in the status", |config, _| {
+            let known = config.status.iter().flat_map(|status| &status.services);
+            let told = known.clone().any(|service| service.name == "registry" && service.cluster_ip == after);
+            ensure!(told, "{:?}", known.collect::<Vec<_>>());
+            Ok(())
+        })
+        .await
+        .unwrap();
+    stage.ready().await.unwrap();
 }
 
 /// Uids of pods, by name of their daemon and node.
