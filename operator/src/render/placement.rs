@@ -1,4 +1,4 @@
-//! On which nodes a revision of a node daemon runs: by the label [`names::NODE_REVISION`], which the
+//! On which nodes a revision of a node daemon runs: by the label [`NODE_REVISION`], which the
 //! operator alone writes.
 //!
 //! | label | an only revision | the old of two | the new of two |
