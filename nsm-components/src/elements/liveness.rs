@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 pub use self::pulse::{Data, Pace};
 use self::{
-    echo::{Echo, is_not_allowed},
+    echo::{Echo, has_no_way, is_not_allowed},
     links::Links,
     paths::{Paths, Route},
 };
@@ -194,6 +194,9 @@ impl Asker {
             Err(error) => {
                 debug!(connection.id = %pair.0, %error, "cannot ask the other side");
                 self.asking.remove(pair);
+                if has_no_way(&error) {
+                    self.liveness.paths.lock().has_no_way(&pair.0, Instant::now());
+                }
             }
         }
     }

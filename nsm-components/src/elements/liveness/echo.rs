@@ -120,6 +120,12 @@ pub(super) fn is_not_allowed(error: &io::Error) -> bool {
     not_allowed.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
+/// Whether an own address or the route to the other one is missing.
+pub(super) fn has_no_way(error: &io::Error) -> bool {
+    let missing = [Errno::NETUNREACH, Errno::NETDOWN, Errno::ADDRNOTAVAIL, Errno::NODEV];
+    missing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

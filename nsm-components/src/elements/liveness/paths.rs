@@ -30,6 +30,8 @@ struct Path {
     /// Packets that the link had counted, and answers that are among those since.
     received: Option<u64>,
     answers: u64,
+    /// Whether an echo was answered on this way.
+    reached: bool,
     data: watch::Sender<Data>,
 }
 
@@ -75,6 +77,7 @@ impl Paths {
             awaited: HashSet::new(),
             received: None,
             answers: 0,
+            reached: false,
             data: watch::Sender::new(Data::Unknown),
         })
     }
@@ -93,7 +96,7 @@ impl Paths {
         }
         path.pulse.begin(answers);
         path.awaited.clear();
-        (path.route, path.received, path.answers) = (route, None, 0);
+        (path.route, path.received, path.answers, path.reached) = (route, None, 0, false);
         path.data.send_replace(Data::Unknown);
     }
 
@@ -119,6 +122,7 @@ impl Paths {
         if !path.awaited.remove(&pair) || !path.awaited.is_empty() {
             return;
         }
+        path.reached = true;
         path.pulse.answered();
         path.tell(now);
         if self.answering.len() >= MOST {
@@ -134,6 +138,15 @@ impl Paths {
             path.pulse.broke();
             // Told even if it was doubtful before: it may have been repaired meanwhile.
             path.data.send_replace(path.pulse.look(now));
+        }
+    }
+
+    /// An echo could not even be sent: where it could be before, an address or a route is gone, whatever packets
+    /// still come.
+    pub(super) fn has_no_way(&mut self, id: &str, now: Instant) {
+        if let Some(path) = self.known.get_mut(id).filter(|path| path.reached) {
+            path.pulse.broke();
+            path.tell(now);
         }
     }
 
@@ -310,6 +323,18 @@ mod tests {
         scene.counted.remove("b");
         scene.tick(false);
         assert_eq!(scene.data("b"), Data::Doubtful);
+    }
+
+    #[test]
+    fn a_way_that_is_no_more_is_doubtful_at_once_though_packets_come_and_one_that_never_was_is_not() {
+        let mut scene = Scene::new(&[("a", "nse")]);
+        scene.paths.has_no_way("a", scene.now);
+        assert_eq!(scene.data("a"), Data::Unknown);
+        scene.tick(true);
+        assert_eq!(scene.data("a"), Data::Up);
+        *scene.counted.get_mut("a").unwrap() += 1;
+        scene.paths.has_no_way("a", scene.now);
+        assert_eq!(scene.data("a"), Data::Doubtful);
     }
 
     #[test]
