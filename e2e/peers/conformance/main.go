@@ -80,6 +80,9 @@ var plaintext = []change{
 	{suite + "/heal_test.go", 1, insecureDial, secureDial},
 	// Where nothing can be is no address for an endpoint.
 	{suite + "/single_test.go", 1, "\"nseURL\"", "\"tcp://127.0.0.1:1\""},
+	// A server that stops closes its listeners first and its connections somewhat later: an answer that comes in
+	// between is passed on, and the call that has to fail does not.
+	{suite + "/single_test.go", 1, forwarderDies, "time.Sleep(100 * time.Millisecond)\n\t\t\t\t\t" + forwarderDies},
 	// It would name a namespace whose file cannot come along over TCP, which is refused.
 	{suite + "/suite_test.go", 1, "kernel.NewClient(),", "sandbox.WithoutFile(kernel.NewClient()),"},
 	{suite + "/suite_test.go", 1, insecureDial, secureDial},
@@ -88,6 +91,8 @@ var plaintext = []change{
 const (
 	insecureDial = "WithDialOptions(grpc.WithTransportCredentials(insecure.NewCredentials()))"
 	secureDial   = "WithDialOptions(append(sandbox.DialOptions(), sandbox.Instead(grpc.WithTransportCredentials(insecure.NewCredentials())))...)"
+
+	forwarderDies = "// wait until the forwarder dies\n"
 )
 
 // Our programs instead of upstream's chains, listening where those would have been served.
