@@ -20,7 +20,13 @@ async fn health_and_figures_are_served_and_events_told() {
     assert_eq!(get(&address, "/livez").unwrap(), (200, "ok\n".to_owned()));
     assert_eq!(get(&address, "/readyz").unwrap().0, 200);
     assert_eq!(get(&address, "/nothing").unwrap().0, 404);
-    let (_, figures) = get(&address, "/metrics").unwrap();
+    let idle = "controller_runtime_active_workers{controller=\"nsmconfig\"} 0";
+    let figures = eventually("no reconcile under way", async || {
+        let (_, figures) = get(&address, "/metrics")?;
+        ensure!(figures.lines().any(|told| told == idle), "{idle} is not in\n{figures}");
+        Ok(figures)
+    });
+    let figures = figures.await.unwrap();
     for line in [
         "leader_election_master_status{name=\"nsm-operator\"} 1",
         "nsm_operator_writes_total{kind=\"DaemonSet\",reason=\"spec\"} 3",
@@ -28,7 +34,6 @@ async fn health_and_figures_are_served_and_events_told() {
         "nsm_operator_cache_objects{kind=\"NSMConfig\"} 1",
         "nsm_operator_cache_objects{kind=\"Deployment\"} 2",
         "nsm_operator_nonconverging_objects 0",
-        "controller_runtime_active_workers{controller=\"nsmconfig\"} 0",
         "controller_runtime_max_concurrent_reconciles{controller=\"nsmconfig\"} 1",
         "nsm_connections{state=\"up\"} 0",
         "# TYPE controller_runtime_reconcile_time_seconds histogram",
