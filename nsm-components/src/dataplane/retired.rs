@@ -3,7 +3,10 @@
 //! The kernel waits tens of milliseconds for each deletion, but once for all links that one message names. So
 //! those of a namespace are gathered for a moment and deleted together, by their group.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
@@ -26,7 +29,8 @@ const AT_ONCE: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Retired {
     pending: Mutex<HashMap<NetnsKey, Option<Netns>>>,
-    failed: Mutex<HashMap<NetnsKey, Option<Netns>>>,
+    /// Those that the kernel refused: without the way in, which would keep a namespace alive.
+    failed: Mutex<HashSet<NetnsKey>>,
     /// Pending ones and those that are worked on.
     open: watch::Sender<usize>,
 }
@@ -42,9 +46,13 @@ impl Retired {
     /// Takes these deletions over.
     pub(super) fn add(&self, deletions: &[Operation], netns: &Namespaces) {
         for key in deletions.iter().filter_map(Operation::netns) {
-            let before = self.pending.lock().insert(key, netns.get(key).cloned());
-            if before.is_none() {
-                self.open.send_modify(|open| *open += 1);
+            let at_hand = netns.get(key).cloned();
+            match self.pending.lock().entry(key) {
+                Entry::Occupied(mut known) => drop(at_hand.map(|netns| known.insert(Some(netns)))),
+                Entry::Vacant(new) => {
+                    new.insert(at_hand);
+                    self.open.send_modify(|open| *open += 1);
+                }
             }
         }
     }
@@ -66,17 +74,18 @@ impl Retired {
 
     /// Deletes what is there now. What fails is tried again with the next; it carries nothing meanwhile.
     pub(super) async fn delete<K: Kernel + ?Sized>(&self, kernel: &K) {
-        let mut all = std::mem::take(&mut *self.failed.lock());
+        let failed = std::mem::take(&mut *self.failed.lock());
         let pending = std::mem::take(&mut *self.pending.lock());
         let taken = pending.len();
+        let mut all: HashMap<_, _> = failed.into_iter().map(|key| (key, None)).collect();
         all.extend(pending);
         stream::iter(all)
             .for_each_concurrent(AT_ONCE, async |(key, netns)| {
-                let at_hand = netns.iter().cloned().collect();
+                let at_hand = netns.into_iter().collect();
                 match kernel.apply(vec![Operation::DeleteRetired(key)], &at_hand).await {
                     Err(error) if !matches!(error.source, KernelError::NoNetns(_)) => {
                         tracing::warn!(%error, cause = %error.source, "links out of use stay for now");
-                        self.failed.lock().insert(key, netns);
+                        self.failed.lock().insert(key);
                     }
                     // With its namespace it has gone.
                     _ => {}

@@ -57,6 +57,8 @@ fn what_a_connection_has_is_no_orphan_and_what_others_made_is_none_of_this_forwa
             link(here, of("c2"), other.clone()),
             link(Whereabouts::Nsid(3), of("c2"), other),
             link(here, Owner::Foreign, None),
+            link(here, Owner::Retired, Some(forwarder(8))),
+            link(here, Owner::Retired, None),
             rule(1, "c1", own_mark),
             rule(1, "c1", 0),
             rule(1, "c2", other_mark),
@@ -75,15 +77,17 @@ fn links_and_rules_of_unknown_connections_are_orphans_and_own_ones_are_removed()
         link(Whereabouts::Netns(netns(7)), of("c1"), own),
         link(here, of("c2"), None),
         link(here, Owner::Unfinished, None),
+        // What a process left that was killed before it deleted it.
+        link(here, Owner::Retired, Some(forwarder(9))),
         rule(1, "c2", forwarder(9).mark()),
         rule(2, "c1", forwarder(9).mark()),
         rule(1, "c2", 0),
     ];
 
-    assert_eq!(kinds(&found), [Link, Link, Link, Unnamed, Unfinished, PolicyRule, PolicyRule, Unnamed]);
+    assert_eq!(kinds(&found), [Link, Link, Link, Unnamed, Unfinished, Link, PolicyRule, PolicyRule, Unnamed]);
     let orphans = orphans(&found, Some(&forwarder(9)), &known());
     let own: Vec<_> = orphans.iter().map(Orphan::is_own).collect();
-    assert_eq!(own, [true, true, true, false, false, true, true, false]);
+    assert_eq!(own, [true, true, true, false, false, true, true, true, false]);
     assert_eq!(orphans[0].owner, format!("connection c2 of {}", forwarder(9)));
     assert!(orphans[1].to_string().contains("nsid 3"), "{}", orphans[1]);
 }
