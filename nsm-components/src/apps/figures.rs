@@ -14,7 +14,7 @@ use crate::{
     chain::SessionCounts,
     daemon::{Admission, Metrics, Readiness},
     dataplane::Netlink,
-    elements::{Adoption, Findings, Index, Monitor, Outcomes, Vnis, Wireguards, Xconnect, registry::Memory},
+    elements::{Adoption, Findings, Index, Monitor, Outcomes, Vnis, Wireguards, Xconnect, registry::Storage},
     settings::Common,
     transport::{Channels, Counts, Source},
 };
@@ -74,8 +74,8 @@ pub(super) fn monitor(metrics: &Metrics, monitor: &Arc<Monitor>) {
 /// What a registry keeps.
 pub(super) fn registry(
     metrics: &Metrics,
-    services: &Arc<Memory<NetworkService>>,
-    endpoints: &Arc<Memory<NetworkServiceEndpoint>>,
+    services: &Arc<dyn Storage<NetworkService>>,
+    endpoints: &Arc<dyn Storage<NetworkServiceEndpoint>>,
 ) {
     gauge(metrics, services, "nsm_services_registered", "Network services that are registered.", |kept| {
         kept.size().0

@@ -17,7 +17,7 @@ use crate::{
     },
     chain::{RegistryChain, RegistryElement},
     elements::registry::{
-        Access, Authorize, Connect, Interdomain, Memory, RegistryService, SetPayload, Store, UpdatePath,
+        Access, Authorize, Connect, Interdomain, Memory, RegistryService, SetPayload, Storage, Store, UpdatePath,
     },
     settings::Registry,
     transport::MAX_MESSAGE,
@@ -29,14 +29,14 @@ const SERVICES: &[&str] = &["registry.NetworkServiceRegistry", "registry.Network
 fn services(
     mesh: &Mesh,
     proxy: Option<&Connect>,
-    memory: Arc<Memory<NetworkService>>,
+    storage: Arc<dyn Storage<NetworkService>>,
 ) -> RegistryChain<NetworkService> {
     RegistryChain::new([
         Arc::new(UpdatePath::new(mesh.trust.clone())) as Arc<dyn RegistryElement<NetworkService>>,
         Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.policies.registry_server.clone())),
         Arc::new(SetPayload),
         Arc::new(Interdomain::new(proxy)),
-        Arc::new(Store::new(memory, mesh.clock.clone())),
+        Arc::new(Store::new(storage, mesh.clock.clone())),
     ])
 }
 
@@ -44,14 +44,14 @@ fn endpoints(
     mesh: &Mesh,
     proxy: Option<&Connect>,
     services: RegistryChain<NetworkService>,
-    memory: Arc<Memory<NetworkServiceEndpoint>>,
+    storage: Arc<dyn Storage<NetworkServiceEndpoint>>,
 ) -> RegistryChain<NetworkServiceEndpoint> {
     RegistryChain::new([
         Arc::new(UpdatePath::new(mesh.trust.clone())) as Arc<dyn RegistryElement<NetworkServiceEndpoint>>,
         Arc::new(Authorize::new(mesh.clock.clone()).with(mesh.policies.registry_server.clone())),
         Arc::new(Access::new(services, mesh.trust.clone(), &mesh.domain)),
         Arc::new(Interdomain::new(proxy)),
-        Arc::new(Store::new(memory, mesh.clock.clone())),
+        Arc::new(Store::new(storage, mesh.clock.clone())),
     ])
 }
 
@@ -71,7 +71,8 @@ pub(super) async fn run_with(
         .proxy_registry_url
         .clone()
         .map(|url| Connect::new(mesh.channels.clone(), url.into(), mesh.token_life));
-    let (of_services, of_endpoints) = (Arc::default(), Arc::default());
+    let of_services: Arc<dyn Storage<NetworkService>> = Arc::new(Memory::default());
+    let of_endpoints: Arc<dyn Storage<NetworkServiceEndpoint>> = Arc::new(Memory::default());
     figures::registry(&mesh.metrics, &of_services, &of_endpoints);
     let services = services(&mesh, proxy.as_ref(), of_services);
     let endpoints = endpoints(&mesh, proxy.as_ref(), services.clone(), of_endpoints);

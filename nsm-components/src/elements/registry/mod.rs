@@ -15,6 +15,7 @@ mod serve;
 mod setpayload;
 mod storage;
 mod store;
+mod table;
 mod updatepath;
 
 pub use self::{
