@@ -10,7 +10,7 @@ use std::{
 /// The layers, lowest first. A module may use those of lower layers; of its own layer only itself,
 /// but for the lowest, which is one vocabulary.
 const LAYERS: [&[&str]; 4] =
-    [&["api", "settings"], &["chain", "transport", "dataplane", "daemon"], &["elements"], &["apps"]];
+    [&["api", "settings", "election"], &["chain", "transport", "dataplane", "daemon"], &["elements"], &["apps"]];
 
 fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
