@@ -29,6 +29,8 @@ pub(super) fn objects(options: &Options) -> Result<Vec<Value>, Error> {
         value(&cluster_role(role::OPERANDS, operands()))?,
         value(&cluster_role(role::ENDPOINT_WORKLOADS, endpoint_workloads()))?,
         value(&cluster_role(role::NSMGR, nsmgr()))?,
+        value(&cluster_role(role::REGISTRY, registry()))?,
+        value(&cluster_role(role::REGISTRY_WRITER, registry_writer()))?,
         value(&cluster_role(role::AUTHORITY, authority()))?,
         value(&cluster_role(role::BUNDLE_WRITER, bundle_writer()))?,
         value(&cluster_role(role::BUNDLE_READER, bundle_reader()))?,
@@ -147,6 +149,27 @@ fn nsmgr() -> Vec<PolicyRule> {
     vec![
         rule(OPERATOR_GROUP, &["nsmnodestates"], &["get", "create", "patch"], &[]),
         rule(OPERATOR_GROUP, &["nsmnodestates/status"], &["patch"], &[]),
+    ]
+}
+
+/// Names are mesh-wide, so registries see the objects of all namespaces.
+fn registry() -> Vec<PolicyRule> {
+    vec![rule(MESH_GROUP, &["networkservices", "networkserviceendpoints"], &READ, &[])]
+}
+
+/// They write those of their own alone, and Leases: one a node, and one that says which registry ends
+/// what nobody refreshes. An apply that makes an object is a create as well.
+fn registry_writer() -> Vec<PolicyRule> {
+    let lease = "coordination.k8s.io";
+    vec![
+        rule(
+            MESH_GROUP,
+            &["networkservices", "networkserviceendpoints"],
+            &["create", "patch", "delete"],
+            &[],
+        ),
+        rule(lease, &["leases"], &["list", "watch", "create", "patch", "delete"], &[]),
+        rule(lease, &["leases"], &["update"], &[role::REGISTRY]),
     ]
 }
 

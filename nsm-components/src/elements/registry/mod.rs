@@ -10,6 +10,7 @@ mod interdomain;
 mod judge;
 mod localbypass;
 mod memory;
+mod objects;
 mod registration;
 mod serve;
 mod setpayload;
@@ -27,8 +28,11 @@ pub use self::{
     interdomain::Interdomain,
     localbypass::LocalBypass,
     memory::Memory,
+    objects::{
+        Apply, Keeper, LeaseServer, Leases, Object, ObjectServer, Objects, Reach, Refusal, Resource, Shared,
+    },
     registration::Registration,
-    serve::RegistryService,
+    serve::{RegistryService, STALE},
     setpayload::SetPayload,
     storage::Storage,
     store::Store,

@@ -27,7 +27,7 @@ pub(super) const MAX_OF_OWNER: usize = MAX_ENTRIES / 4;
 #[cfg(test)]
 pub(super) use self::watchers::QUEUE;
 
-/// See the module. Clones share it.
+/// See the module.
 #[derive(Debug)]
 pub(super) struct Table<T>(Arc<Mutex<State<T>>>);
 
@@ -57,6 +57,11 @@ impl<T> Default for Table<T> {
 }
 
 impl<T: Entry> Table<T> {
+    /// The same table once more.
+    pub(super) fn share(&self) -> Self {
+        Self(self.0.clone())
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.0.lock()
     }

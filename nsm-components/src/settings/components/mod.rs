@@ -22,7 +22,7 @@ pub use self::{
     nse::{DnsServers, IpamPolicy, Nse},
     nsmgr::Nsmgr,
     policies::Policies,
-    registry::Registry,
+    registry::{Registry, Storage},
     standalone::Standalone,
 };
 use super::{LogLevel, Reader, Target, vars};
