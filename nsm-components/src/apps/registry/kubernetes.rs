@@ -68,12 +68,13 @@ impl Kubernetes {
         let replica = replica.map_or_else(|| format!("registry-{}", Uuid::new_v4()), str::to_owned);
         let client = client(&replica).await?;
         let reach = Reach::new([SERVICES, ENDPOINTS, LEASES]);
-        let leases = Leases::new(Arc::new(Server::new(&client, namespace)));
+        let leases = Leases::new(Arc::new(Server::new(&client, namespace)), mesh.token_life);
         let shared = Shared {
             namespace: namespace.to_owned(),
             leases: leases.clone(),
             reach: reach.clone(),
             clock: mesh.clock.clone(),
+            life: mesh.token_life,
         };
         let (of_services, of_endpoints) = (Kind::services(&client), Kind::endpoints(&client));
         let services = Arc::new(Objects::new(shared.clone(), Arc::new(of_services.clone())));
@@ -89,7 +90,7 @@ impl Kubernetes {
         let (api, labels) = followed(&client, namespace);
         let seen = Seen { leases: leases.clone(), candidate: candidate.clone() };
         tasks.spawn(until(&stop, run(follow(LEASES, api, labels), seen)));
-        let keeper = Keeper { endpoints: endpoints.clone(), shared, life: mesh.token_life };
+        let keeper = Keeper { endpoints: endpoints.clone(), shared };
         let leading = candidate.clone();
         tasks.spawn(until(&stop, keeper.run(move || leading.leads())));
         let (electing, until_stop) = (candidate.clone(), stop.clone());

@@ -118,6 +118,9 @@ pub struct Shared {
     pub reach: Reach,
     /// Judges the ends of entries.
     pub clock: Clock,
+    /// Longest life of an entry. For that long nothing ends after the start of this process, or after the
+    /// API server was away.
+    pub life: Duration,
 }
 
 /// See the module.
@@ -132,7 +135,8 @@ impl<T: Resource> Objects<T> {
     /// Nothing is known yet.
     pub fn new(shared: Shared, server: Arc<dyn ObjectServer>) -> Self {
         let table = Table::default();
-        Self { shared, server, known: Mutex::new(Known::new(table.share())), table }
+        let known = Known::new(&shared.namespace, table.share());
+        Self { shared, server, known: Mutex::new(known), table }
     }
 
     /// The whole of what there is at this version.
@@ -195,9 +199,9 @@ impl<T: Resource> Objects<T> {
     }
 
     /// Tells the other registries that the manager of this entry goes on.
-    fn refreshed(&self, entry: &T, lasting: Option<Duration>) {
-        if let (Life::OfNode(node), Some(lasting)) = (life(entry), lasting) {
-            self.shared.leases.refreshed(&node, lasting);
+    fn refreshed(&self, entry: &T) {
+        if let Life::OfNode(node) = life(entry) {
+            self.shared.leases.refreshed(&node);
         }
     }
 
@@ -234,7 +238,7 @@ impl<T: Resource> Storage<T> for Objects<T> {
                     self.observe(object);
                     break self.known.lock().get(&key).and_then(|held| match &held.said {
                         Said::Entry(stored) => stored.first_registration(),
-                        Said::Template | Said::Unreadable(_) => None,
+                        Said::Template | Said::Over | Said::Unreadable(_) => None,
                     });
                 }
                 // What was known is gone, and the watch only has not said so yet.
@@ -245,7 +249,7 @@ impl<T: Resource> Storage<T> for Objects<T> {
                 (Err(refusal), _) => return Err(self.refused(entry.name(), &refusal)),
             }
         };
-        self.refreshed(&entry, lasting);
+        self.refreshed(&entry);
         if let Some(time) = entry.first_registration_mut() {
             *time = first.or(*time);
         }

@@ -19,19 +19,22 @@ pub struct Keeper {
     pub endpoints: Arc<Objects<NetworkServiceEndpoint>>,
     /// What its storages share.
     pub shared: Shared,
-    /// Longest life of an entry: for that long nothing ends after the start of this process, or after the
-    /// API server was away.
-    pub life: Duration,
 }
 
 impl Keeper {
     /// Ends what has come to its end, for ever, whenever it `may`.
     pub async fn run(self, may: impl Fn() -> bool) {
-        let mut look = tokio::time::interval((self.life / 10).clamp(Duration::from_millis(100), LOOK));
+        let life = self.shared.life;
+        let mut look = tokio::time::interval((life / 10).clamp(Duration::from_millis(100), LOOK));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            if may() && self.shared.reach.well_for(self.life) {
+            // Before that nobody may have been able to refresh anything, or to tell of it.
+            if !self.shared.reach.well_for(life) {
+                continue;
+            }
+            self.endpoints.known.lock().hide_ended(self.shared.clock.seconds());
+            if may() {
                 self.look(&may).await;
             }
         }
@@ -41,7 +44,7 @@ impl Keeper {
     pub(super) async fn look(&self, may: impl Fn() -> bool) {
         let wanted = self.endpoints.known.lock().nodes();
         let mut over = HashSet::new();
-        for (node, version) in self.shared.leases.over(&wanted, self.life) {
+        for (node, version) in self.shared.leases.over(&wanted) {
             if !may() {
                 return;
             }

@@ -18,6 +18,8 @@ pub(super) type Key = (Arc<str>, Arc<str>);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Known<T> {
+    /// Where this registry may delete.
+    namespace: Arc<str>,
     table: Table<T>,
     objects: HashMap<Key, Held<T>>,
     /// Who says to have a name, the oldest first.
@@ -52,14 +54,21 @@ fn share<T>(said: Said<T>) -> Said<Arc<T>> {
     match said {
         Said::Entry(entry) => Said::Entry(Arc::new(entry)),
         Said::Template => Said::Template,
+        Said::Over => Said::Over,
         Said::Unreadable(why) => Said::Unreadable(why),
     }
 }
 
 impl<T: Resource> Known<T> {
     /// Nothing is known yet.
-    pub(super) fn new(table: Table<T>) -> Self {
-        Self { table, objects: HashMap::new(), claims: HashMap::new(), taken_back: HashSet::new() }
+    pub(super) fn new(namespace: &str, table: Table<T>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            table,
+            objects: HashMap::new(),
+            claims: HashMap::new(),
+            taken_back: HashSet::new(),
+        }
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Held<T>> {
@@ -102,7 +111,7 @@ impl<T: Resource> Known<T> {
         }
         let (name, life) = match &said {
             Said::Entry(entry) => (entry.name().into(), life(&**entry)),
-            Said::Template | Said::Unreadable(_) => (key.1.clone(), Life::Endless),
+            Said::Template | Said::Over | Said::Unreadable(_) => (key.1.clone(), Life::Endless),
         };
         let before = self.release(&key);
         self.claims.entry(Arc::clone(&name)).or_default().insert((created, key.clone()));
@@ -151,7 +160,7 @@ impl<T: Resource> Known<T> {
     fn settle(&self, name: &str) {
         let serving = self.of_name(name).find_map(|(_, held)| match &held.said {
             Said::Entry(entry) => Some(entry),
-            Said::Template | Said::Unreadable(_) => None,
+            Said::Template | Said::Over | Said::Unreadable(_) => None,
         });
         let mut table = self.table.lock();
         match (table.get(name), serving) {
@@ -163,26 +172,44 @@ impl<T: Resource> Known<T> {
         }
     }
 
-    /// What has ended: of these nodes, or by its own word at this time.
+    fn is_own(&self, key: &Key) -> bool {
+        key.0 == self.namespace
+    }
+
+    /// What is to be deleted: of these nodes, or by its own word at this time. What others keep in their
+    /// namespaces is theirs.
     pub(super) fn ended(&self, is_over: impl Fn(&str) -> bool, seconds: f64) -> Vec<Ended> {
         let ended = |held: &Held<T>| match &held.life {
-            Life::Endless => false,
             Life::OfNode(node) => is_over(node),
-            #[allow(clippy::cast_precision_loss)] // exact until the year 285,000,000
-            Life::Until(end) => (*end as f64) < seconds,
+            life => life.is_over(seconds),
         };
-        let ended = self.objects.iter().filter(|(_, held)| ended(held));
+        let ended = self.objects.iter().filter(|(key, held)| self.is_own(key) && ended(held));
         ended
             .map(|(key, held)| Ended { key: key.clone(), uid: held.uid.clone(), version: held.version })
             .collect()
     }
 
+    /// Tells no more of what is over in namespaces where it is not deleted.
+    pub(super) fn hide_ended(&mut self, seconds: f64) {
+        let over = |(key, held): &(&Key, &Held<T>)| {
+            !self.is_own(key) && matches!(held.said, Said::Entry(_)) && held.life.is_over(seconds)
+        };
+        let over: Vec<Key> = self.objects.iter().filter(over).map(|(key, _)| key.clone()).collect();
+        for key in over {
+            if let Some(held) = self.objects.get_mut(&key) {
+                held.said = Said::Over;
+                let name = held.name.clone();
+                self.settle(&name);
+            }
+        }
+    }
+
     /// The nodes that entries end with.
     pub(super) fn nodes(&self) -> HashSet<String> {
-        let node = |held: &Held<T>| match &held.life {
-            Life::OfNode(node) => Some(node.clone()),
-            Life::Endless | Life::Until(_) => None,
+        let node = |(key, held): (&Key, &Held<T>)| match &held.life {
+            Life::OfNode(node) if self.is_own(key) => Some(node.clone()),
+            Life::OfNode(_) | Life::Endless | Life::Until(_) => None,
         };
-        self.objects.values().filter_map(node).collect()
+        self.objects.iter().filter_map(node).collect()
     }
 }

@@ -31,6 +31,8 @@ pub trait LeaseServer: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Leases {
     server: Arc<dyn LeaseServer>,
+    /// Longest life of an entry.
+    life: Duration,
     nodes: Arc<Mutex<HashMap<String, Node>>>,
 }
 
@@ -45,7 +47,7 @@ struct Node {
     missing: Option<Instant>,
 }
 
-/// How often the Lease of nodes with entries of this life is renewed. Lives are minutes.
+/// How often Leases of nodes are renewed where entries live this long at most. Lives are minutes.
 fn interval(life: Duration) -> Duration {
     RENEW_EVERY.min(life)
 }
@@ -56,8 +58,6 @@ impl Node {
         let renewed = self.lease.map(|(_, seen, _)| seen);
         let last = renewed.into_iter().chain(self.tried).max();
         last.is_none_or(|last| now.duration_since(last) >= interval(life))
-            || self.lease.is_some_and(|(_, _, lasting)| lasting < life + interval(life))
-                && self.tried.is_none_or(|tried| now.duration_since(tried) >= interval(life))
     }
 
     fn is_over(&self, now: Instant, life: Duration) -> bool {
@@ -70,9 +70,9 @@ impl Node {
 }
 
 impl Leases {
-    /// Nothing is known yet.
-    pub fn new(server: Arc<dyn LeaseServer>) -> Self {
-        Self { server, nodes: Arc::default() }
+    /// Nothing is known yet. Entries live for `life` at most.
+    pub fn new(server: Arc<dyn LeaseServer>, life: Duration) -> Self {
+        Self { server, life, nodes: Arc::default() }
     }
 
     /// All Leases that there are: node, version, and how long it is good for.
@@ -105,10 +105,10 @@ impl Leases {
         }
     }
 
-    /// An entry of this life was refreshed by the manager of a node: its Lease is renewed, if it is time.
-    /// Nobody waits for it.
-    pub(super) fn refreshed(&self, node: &str, life: Duration) {
-        let now = Instant::now();
+    /// An entry was refreshed by the manager of a node: its Lease is renewed, if it is time. Nobody waits for
+    /// it.
+    pub(super) fn refreshed(&self, node: &str) {
+        let (now, life) = (Instant::now(), self.life);
         let version = {
             let mut nodes = self.nodes.lock();
             let node = nodes.entry(node.to_owned()).or_default();
@@ -135,9 +135,9 @@ impl Leases {
         });
     }
 
-    /// Those of these nodes whose managers have not been heard of for as long as they said, and for the
-    /// given life where they said nothing. A Lease that serves nobody is one as well.
-    pub(super) fn over(&self, wanted: &HashSet<String>, life: Duration) -> Vec<(String, Option<u64>)> {
+    /// Those of these nodes whose managers have not been heard of for as long as they said, and for
+    /// the longest life where they said nothing. A Lease that serves nobody is one as well.
+    pub(super) fn over(&self, wanted: &HashSet<String>) -> Vec<(String, Option<u64>)> {
         let now = Instant::now();
         let mut nodes = self.nodes.lock();
         for name in wanted {
@@ -147,7 +147,7 @@ impl Leases {
             }
         }
         nodes.retain(|name, node| node.lease.is_some() || wanted.contains(name));
-        let over = nodes.iter().filter(|(_, node)| node.is_over(now, life));
+        let over = nodes.iter().filter(|(_, node)| node.is_over(now, self.life));
         over.map(|(name, node)| (name.clone(), node.lease.map(|(version, ..)| version))).collect()
     }
 

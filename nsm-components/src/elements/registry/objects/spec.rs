@@ -21,6 +21,8 @@ pub(super) enum Said<T> {
     Entry(T),
     /// A wish for endpoints, which is none itself.
     Template,
+    /// An entry whose time is over, where nobody of us may delete it.
+    Over,
     /// Nothing that can be understood, and why.
     Unreadable(String),
 }
@@ -34,6 +36,17 @@ pub(super) enum Life {
     OfNode(String),
     /// At this time, in seconds since the epoch.
     Until(i64),
+}
+
+impl Life {
+    /// Whether the time of an entry is over, by its own word.
+    pub(super) fn is_over(&self, seconds: f64) -> bool {
+        match self {
+            #[allow(clippy::cast_precision_loss)] // exact until the year 285,000,000
+            Self::Until(end) => (*end as f64) < seconds,
+            Self::Endless | Self::OfNode(_) => false,
+        }
+    }
 }
 
 /// An entry that is kept as an object of the API server.

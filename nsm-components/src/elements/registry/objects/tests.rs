@@ -105,9 +105,9 @@ struct World<T> {
 
 fn world<T: Resource>() -> World<T> {
     let server = Arc::<Server>::default();
-    let leases = Leases::new(server.clone());
+    let leases = Leases::new(server.clone(), LIFE);
     let clock = Arc::new(SystemClock);
-    let shared = Shared { namespace: "mesh".into(), leases, reach: Reach::new([]), clock };
+    let shared = Shared { namespace: "mesh".into(), leases, reach: Reach::new([]), clock, life: LIFE };
     let store = Arc::new(Objects::new(shared.clone(), server.clone()));
     World { server, shared, store }
 }
@@ -361,7 +361,7 @@ async fn a_thousand_refreshes_of_a_node_are_one_renewal_a_minute_whichever_regis
 #[tokio::test(start_paused = true)]
 async fn entries_of_a_node_end_with_its_lease_and_one_that_is_renewed_meanwhile_goes_on() {
     let World { server, shared, store } = world();
-    let keeper = Keeper { endpoints: store.clone(), shared: shared.clone(), life: LIFE };
+    let keeper = Keeper { endpoints: store.clone(), shared: shared.clone() };
     store.register(endpoint("a", "o", NSMGR), Some(LIFE)).await.unwrap();
     store.register(endpoint("b", "o", FOREIGN), Some(LIFE)).await.unwrap();
     settle().await;
@@ -386,7 +386,7 @@ async fn entries_of_a_node_end_with_its_lease_and_one_that_is_renewed_meanwhile_
 async fn an_entry_whose_end_is_over_goes_unless_somebody_wrote_it_meanwhile_and_a_node_without_a_lease_has_time()
  {
     let World { server, shared, store } = world();
-    let keeper = Keeper { endpoints: store.clone(), shared, life: LIFE };
+    let keeper = Keeper { endpoints: store.clone(), shared };
     let spec = |name: &str, by: &str, end: i64| json!({"name": name, "path_ids": ["o", by], "expiration_time": {"seconds": end}});
     store.observe(object("mesh", "over", 1, spec("over", FOREIGN, 5)));
     store.observe(object("mesh", "on", 2, spec("on", FOREIGN, 99_999_999_999)));
@@ -405,6 +405,37 @@ async fn an_entry_whose_end_is_over_goes_unless_somebody_wrote_it_meanwhile_and_
     keeper.look(|| true).await;
     assert_eq!(names(&store).await, ["hand", "on"]);
     assert!(store.known.lock().get(&key("demo", "till")).is_some());
+}
+
+#[tokio::test]
+async fn what_is_over_in_other_namespaces_is_told_no_more_and_left_to_its_owners() {
+    let World { server, shared, store } = world();
+    let keeper = Keeper { endpoints: store.clone(), shared };
+    let spec = |end: i64| json!({"url": "tcp://1.2.3.4:5", "expiration_time": {"seconds": end}});
+    store.observe(object("demo", "a", 1, spec(5)));
+    let mut events = store.find(Query::changes(NetworkServiceEndpoint::default())).await.unwrap();
+    keeper.look(|| true).await;
+    store.known.lock().hide_ended(6.0);
+    assert_eq!((told(&mut events), server.0.lock().deletes), (vec!["a".into(), "-a".into()], 0));
+    // Its owner goes on.
+    store.observe(object("demo", "a", 2, spec(99_999_999_999)));
+    assert_eq!(told(&mut events), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_of_a_short_life_shortens_neither_the_lease_of_its_node_nor_the_lives_of_others() {
+    let World { server, shared, store } = world();
+    let keeper = Keeper { endpoints: store.clone(), shared };
+    store.register(endpoint("short", "o", NSMGR), Some(Duration::from_secs(5))).await.unwrap();
+    store.register(endpoint("long", "o", NSMGR), Some(LIFE)).await.unwrap();
+    settle().await;
+    tokio::time::advance(Duration::from_secs(30)).await;
+    store.register(endpoint("short", "o", NSMGR), Some(Duration::from_secs(5))).await.unwrap();
+    settle().await;
+    assert_eq!(server.0.lock().renewals.len(), 1);
+    tokio::time::advance(LIFE).await;
+    keeper.look(|| true).await;
+    assert_eq!(names(&store).await, ["long", "short"]);
 }
 
 /// What an object goes through.

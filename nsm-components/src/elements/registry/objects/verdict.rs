@@ -57,7 +57,7 @@ pub(super) fn judge<T: Resource>(
     let held = known.get(&own);
     let before = held.and_then(|held| match &held.said {
         Said::Entry(before) => Some((held, before)),
-        Said::Template | Said::Unreadable(_) => None,
+        Said::Template | Said::Over | Said::Unreadable(_) => None,
     });
     let first = if let Some((_, before)) = before {
         // An object may say to have another name than its own.
@@ -126,7 +126,7 @@ fn check_claim<T: Resource>(key: &Key, held: &Held<T>, own: &Key) -> Result<()> 
         Said::Entry(_) if key != own => {
             Err(taken::<T>(name, key, "which no registry of this namespace wrote"))
         }
-        Said::Entry(_) => Ok(()),
+        Said::Entry(_) | Said::Over => Ok(()),
     }
 }
 
