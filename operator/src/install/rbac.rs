@@ -100,6 +100,7 @@ fn operator(options: &Options) -> Vec<PolicyRule> {
         // Of nodes one label alone: see the admission policies.
         rule("", &["nodes"], &["patch"], &[]),
         rule("apps", &["daemonsets", "deployments"], &READ, &[]),
+        rule("policy", &["poddisruptionbudgets"], &READ, &[]),
         rule(RBAC, &["rolebindings", "clusterrolebindings"], &READ, &[]),
         rule("", &["namespaces"], &["create", "patch", "delete"], &[&options.mesh_namespace]),
         rule(
@@ -109,12 +110,25 @@ fn operator(options: &Options) -> Vec<PolicyRule> {
             &policy::ALL,
         ),
         rule(RBAC, &["rolebindings"], &["create", "patch"], &[role::OPERANDS]),
-        rule(RBAC, &["clusterrolebindings"], &["create", "patch", "delete"], &[role::NSMGR, role::AUTHORITY]),
+        rule(
+            RBAC,
+            &["clusterrolebindings"],
+            &["create", "patch", "delete"],
+            &[role::NSMGR, role::REGISTRY, role::AUTHORITY],
+        ),
         rule(
             RBAC,
             &["clusterroles"],
             &["bind"],
-            &[role::OPERANDS, role::NSMGR, role::AUTHORITY, role::BUNDLE_WRITER, role::BUNDLE_READER],
+            &[
+                role::OPERANDS,
+                role::NSMGR,
+                role::REGISTRY,
+                role::REGISTRY_WRITER,
+                role::AUTHORITY,
+                role::BUNDLE_WRITER,
+                role::BUNDLE_READER,
+            ],
         ),
     ]
 }
@@ -136,7 +150,13 @@ fn operands() -> Vec<PolicyRule> {
     vec![
         rule("", &["serviceaccounts", "services"], &write, &[]),
         rule("apps", &["daemonsets", "deployments"], &write, &[]),
-        rule(RBAC, &["rolebindings"], &write, &[role::OPERANDS, role::BUNDLE_WRITER, role::BUNDLE_READER]),
+        rule("policy", &["poddisruptionbudgets"], &write, &[]),
+        rule(
+            RBAC,
+            &["rolebindings"],
+            &write,
+            &[role::OPERANDS, role::REGISTRY_WRITER, role::BUNDLE_WRITER, role::BUNDLE_READER],
+        ),
     ]
 }
 
