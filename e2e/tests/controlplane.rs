@@ -52,5 +52,7 @@ mod settings;
 mod stage;
 #[path = "controlplane/storms.rs"]
 mod storms;
+#[path = "controlplane/teardown.rs"]
+mod teardown;
 #[path = "controlplane/told.rs"]
 mod told;
