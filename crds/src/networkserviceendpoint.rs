@@ -137,7 +137,8 @@ pub struct Workload {
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
-    /// The image of the endpoints; when absent, the mesh's own with its simple endpoint.
+    /// The image of the endpoints; when absent, the mesh's own with its simple endpoint. A new release of the
+    /// mesh restarts no endpoint: `kubectl rollout restart` of the Deployment moves it to the new image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,

@@ -35,6 +35,17 @@ pub const NODE_REVISION: &str = "revision.node-restriction.kubernetes.io/nsm";
 /// Annotation of a pod template: the uid of its service account, once that was made anew.
 pub const ACCOUNT: &str = "operator.networkservicemesh.io/service-account";
 
+/// Annotation of an endpoint's Deployment: the mesh's image of the time its workload was last changed or
+/// restarted, which it keeps.
+pub const MESH_IMAGE: &str = "operator.networkservicemesh.io/mesh-image";
+
+/// Annotation of a Deployment: when someone last asked for a restart of its pods, as it was when
+/// [`MESH_IMAGE`] was noted.
+pub const RESTARTED_AT: &str = "operator.networkservicemesh.io/restarted-at";
+
+/// Annotation of a pod template that `kubectl rollout restart` writes.
+pub const KUBECTL_RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
+
 /// Finalizer of the `NSMConfig`: the mesh is removed in order before it is.
 pub const FINALIZER: &str = "operator.networkservicemesh.io/teardown";
 

@@ -53,7 +53,7 @@ fn template() -> render::Template {
 
 fn all() -> Vec<Desired> {
     let tiers = render::mesh(&mesh()).expect("a mesh");
-    let endpoint = render::endpoint(&mesh(), &template()).expect("an endpoint");
+    let endpoint = render::endpoint(&mesh(), &template(), None).expect("an endpoint");
     tiers.into_iter().flat_map(|tier| tier.objects).chain([endpoint]).collect()
 }
 
@@ -67,7 +67,7 @@ fn manifests_are_as_committed() {
             file.push_str(&format!("---\n{}", serde_saphyr::to_string(&object.body).unwrap()));
         }
     }
-    let endpoint = render::endpoint(&mesh(), &template()).unwrap();
+    let endpoint = render::endpoint(&mesh(), &template(), None).unwrap();
     files
         .insert("endpoint.yaml".into(), format!("---\n{}", serde_saphyr::to_string(&endpoint.body).unwrap()));
     for (name, text) in files {
@@ -205,4 +205,58 @@ fn the_apply_set_has_the_name_that_its_parent_gives_it() {
     }
     let kinds = &render::parent().annotations[names::apply_set::KINDS];
     assert!(kinds.starts_with("ClusterRoleBinding.rbac.authorization.k8s.io,DaemonSet.apps,"), "{kinds}");
+}
+
+/// A template that runs the mesh's own endpoint.
+fn plain() -> render::Template {
+    let mut template = template();
+    template.workload.image = None;
+    template.workload.env.clear();
+    template
+}
+
+const IMAGE: &str = "/spec/template/spec/containers/0/image";
+
+#[test]
+fn a_new_release_of_the_mesh_or_another_log_level_restarts_no_endpoint() {
+    let old = render::endpoint(&mesh(), &plain(), None).unwrap();
+    let mut newer = mesh();
+    newer.image = "nsm.local/nsm:newer".into();
+    newer.log_level = nsm_crds::LogLevel::Debug;
+    assert_eq!(render::endpoint(&newer, &plain(), Some(&old.body)).unwrap(), old);
+}
+
+#[test]
+fn an_endpoint_that_changes_anyway_or_is_restarted_by_its_user_gets_the_new_release() {
+    let old = render::endpoint(&mesh(), &plain(), None).unwrap();
+    let mut newer = mesh();
+    newer.image = "nsm.local/nsm:newer".into();
+    let image = |object: &Desired| object.body.pointer(IMAGE).unwrap().as_str().unwrap().to_owned();
+
+    let mut edited = plain();
+    edited.workload.labels.insert("tier".into(), "2".into());
+    assert_eq!(image(&render::endpoint(&newer, &edited, Some(&old.body)).unwrap()), newer.image);
+
+    let mut restarted = old.body.clone();
+    restarted["spec"]["template"]["metadata"]["annotations"] =
+        json!({"kubectl.kubernetes.io/restartedAt": "2020-01-01T00:00:00Z"});
+    let moved = render::endpoint(&newer, &plain(), Some(&restarted)).unwrap();
+    assert_eq!(image(&moved), newer.image);
+    // As the API server has it then: what was asked for stays, and is no reason any more.
+    let mut live = moved.body.clone();
+    live["spec"]["template"]["metadata"]["annotations"] =
+        restarted["spec"]["template"]["metadata"]["annotations"].clone();
+    newer.image = "nsm.local/nsm:newest".into();
+    assert_eq!(render::endpoint(&newer, &plain(), Some(&live)).unwrap(), moved);
+}
+
+#[test]
+fn an_image_that_is_edited_or_a_note_of_it_is_put_back() {
+    let old = render::endpoint(&mesh(), &plain(), None).unwrap();
+    let mut edited = old.body.clone();
+    *edited.pointer_mut(IMAGE).unwrap() = "nsm.local/other:1".into();
+    assert_eq!(render::endpoint(&mesh(), &plain(), Some(&edited)).unwrap(), old);
+    let mut forged = old.body.clone();
+    forged["metadata"]["annotations"][names::MESH_IMAGE] = "nsm.local/other:1".into();
+    assert_eq!(render::endpoint(&mesh(), &plain(), Some(&forged)).unwrap(), old);
 }

@@ -76,7 +76,9 @@ async fn make(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<Ac
         Ok(template) => template,
         Err(error) => return Ok(Accepted::Invalid(error.to_string())),
     };
-    apply(&render::endpoint(&mesh, &template)?, &mesh, context).await
+    let (namespace, name) = (template.namespace.clone(), template.name.clone());
+    let live = context.known.live(&Key { kind: Kind::Deployment, namespace, name });
+    apply(&render::endpoint(&mesh, &template, live.as_ref())?, &mesh, context).await
 }
 
 /// An endpoint of no mesh runs nothing, unless a mesh was left running.

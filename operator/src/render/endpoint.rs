@@ -11,6 +11,7 @@ use k8s_openapi::{
 };
 use nsm_components::{api::names as wire, settings::vars};
 use nsm_crds::Workload;
+use serde_json::Value;
 
 use super::{Mesh, Template, pod, quantity};
 use crate::{
@@ -18,8 +19,42 @@ use crate::{
     object::{Desired, Kind, ObjectError},
 };
 
-/// The Deployment of a template on this mesh.
-pub fn endpoint(mesh: &Mesh, template: &Template) -> Result<Desired, ObjectError> {
+/// The Deployment of a template on this mesh, beside what runs.
+///
+/// Where nothing but the mesh's image would change, the pods keep the one that they have: a new release of
+/// the mesh restarts nobody's endpoints. `kubectl rollout restart` moves them to it.
+pub fn endpoint(mesh: &Mesh, template: &Template, live: Option<&Value>) -> Result<Desired, ObjectError> {
+    if template.workload.image.is_some() {
+        return deployment(mesh, template);
+    }
+    let text = |pointer: String| live.and_then(|live| live.pointer(&pointer)?.as_str());
+    let noted = |name: &str| text(format!("/metadata/annotations/{}", escaped(name)));
+    let asked = text(format!("/spec/template/metadata/annotations/{}", escaped(names::KUBECTL_RESTARTED_AT)));
+    let started_with = |image: &str| {
+        let rendered = deployment(&Mesh { image: image.to_owned(), ..mesh.clone() }, template)?;
+        Ok(rendered.with(|body| {
+            let annotations = &mut body["metadata"]["annotations"];
+            annotations[names::MESH_IMAGE] = image.into();
+            if let Some(asked) = asked {
+                annotations[names::RESTARTED_AT] = asked.into();
+            }
+        }))
+    };
+    if let Some(before) = noted(names::MESH_IMAGE) {
+        let unmoved = started_with(before)?;
+        if unmoved.revision() == noted(names::REVISION) {
+            return Ok(unmoved);
+        }
+    }
+    started_with(&mesh.image)
+}
+
+/// A name as part of a JSON pointer (RFC 6901).
+fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+fn deployment(mesh: &Mesh, template: &Template) -> Result<Desired, ObjectError> {
     let selector = BTreeMap::from([
         (names::TEMPLATE.to_owned(), template.name.clone()),
         (names::PART_OF.to_owned(), names::PRODUCT.to_owned()),
@@ -79,6 +114,8 @@ fn pod_spec(mesh: &Mesh, workload: &Workload) -> PodSpec {
 /// The operator's variables, except where the workload has its own.
 fn environment(mesh: &Mesh, workload: &Workload) -> Vec<EnvVar> {
     let mut env = pod::member_env(mesh);
+    // Or a look at the mesh's own logs would replace the pods of its users.
+    env.retain(|variable| variable.name != vars::NSM_LOG_LEVEL);
     env.extend([
         pod::value(vars::NSM_NAME, format!("$({})", vars::POD_NAME)),
         pod::value(vars::NSM_CONNECT_TO, format!("unix://{}", wire::NSMGR_SOCKET)),

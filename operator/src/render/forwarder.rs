@@ -1,7 +1,7 @@
-//! The forwarder: one a node, whichever DaemonSet it comes from, on the node's network. It is privileged: it makes links in the
-//! network namespaces of pods, which it finds in `/run/netns`.
+//! The forwarder: one a node, whichever DaemonSet it comes from, on the node's network. It makes links in the
+//! network namespaces of pods, which it finds in `/run/netns`, and has the capabilities for that alone.
 
-use k8s_openapi::api::core::v1::{SecurityContext, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Capabilities, SecurityContext, Volume, VolumeMount};
 use nsm_components::{api::names as wire, settings::vars};
 use nsm_crds::Forwarder;
 
@@ -15,6 +15,9 @@ use crate::{
 };
 
 const NETNS_DIR: &str = "/run/netns";
+
+/// Links and their events in all namespaces, echoes and neighbours, and to enter the namespaces.
+const CAPABILITIES: [&str; 4] = ["NET_ADMIN", "NET_BROADCAST", "NET_RAW", "SYS_ADMIN"];
 
 /// The forwarders of some nodes.
 pub(super) fn daemon_set(mesh: &Mesh, forwarder: &Forwarder) -> Result<Desired, ObjectError> {
@@ -39,11 +42,7 @@ pub(super) fn daemon_set(mesh: &Mesh, forwarder: &Forwarder) -> Result<Desired, 
             pod::identity_folder(),
             network_namespaces(),
         ],
-        security: SecurityContext {
-            privileged: Some(true),
-            read_only_root_filesystem: Some(true),
-            ..Default::default()
-        },
+        security: security(),
     };
     let mut pod = pod::on_every_node(process.pod(mesh));
     pod.node_selector = (!forwarder.node_selector.is_empty()).then(|| forwarder.node_selector.clone());
@@ -55,4 +54,12 @@ fn network_namespaces() -> (Volume, VolumeMount) {
     let (volume, mut mount) = pod::host_folder("netns", NETNS_DIR, false);
     mount.mount_propagation = Some("HostToContainer".into());
     (volume, mount)
+}
+
+fn security() -> SecurityContext {
+    let confined = pod::confined();
+    let add = Some(CAPABILITIES.map(str::to_owned).to_vec());
+    let capabilities = confined.capabilities.map(|capabilities| Capabilities { add, ..capabilities });
+    // Who has CAP_SYS_ADMIN may not be forbidden to get more rights, says the API server.
+    SecurityContext { capabilities, allow_privilege_escalation: None, ..confined }
 }
