@@ -8,6 +8,8 @@
 
 #[path = "controlplane/annotations.rs"]
 mod annotations;
+#[path = "controlplane/chart.rs"]
+mod chart;
 #[path = "controlplane/crash.rs"]
 mod crash;
 #[path = "controlplane/definitions.rs"]
