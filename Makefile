@@ -74,6 +74,7 @@ lint: ## Static checks
 	cd e2e/cluster && test -z "$$(gofmt -l .)" && go vet ./cmd/... ./internal/... ./pause/...
 	cd e2e/peers && test -z "$$(gofmt -l .)" && go vet ./...
 	test -z "$$(gofmt -l e2e/spire)"
+	helm=$$(e2e/helm.sh) && "$$helm" lint --strict --quiet --kube-version 1.33.0 charts/nsm-operator
 
 deny: ## Licences, sources and banned crates among the dependencies; needs cargo-deny
 	cargo deny check bans licenses sources

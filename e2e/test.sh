@@ -22,6 +22,8 @@ netns() {
 
 controlplane() {
   make --no-print-directory cluster
+  NSM_HELM_BIN=$(e2e/helm.sh)
+  export NSM_HELM_BIN
   cargo test --workspace --no-fail-fast --test controlplane
 }
 

@@ -12,6 +12,9 @@ pub const CONDITION_STALLED: &str = "Stalled";
 /// Condition type: the admission policies of the installation are in force.
 pub const CONDITION_PROTECTED: &str = "Protected";
 
+/// Condition type: the node has closed all its connections, as it was asked to, and takes none.
+pub const CONDITION_DRAINED: &str = "Drained";
+
 /// Condition type: the object is taken as it is; `False` says what must change in it.
 pub const CONDITION_ACCEPTED: &str = "Accepted";
 
@@ -89,6 +92,10 @@ reasons! {
         RegistryUnreachable,
         /// The nsmgr stopped in order and reports no more.
         Stopped,
+        /// Connections are being closed: the message says where some are left.
+        Closing,
+        /// All connections are closed.
+        NothingLeft,
     }
 }
 

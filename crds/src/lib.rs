@@ -26,8 +26,8 @@ mod nsmnodestate;
 
 pub use self::{
     conditions::{
-        CONDITION_ACCEPTED, CONDITION_PROTECTED, CONDITION_READY, CONDITION_RECONCILING, CONDITION_STALLED,
-        ConfigReason, EndpointReason, NodeReason, Reason, ServiceReason,
+        CONDITION_ACCEPTED, CONDITION_DRAINED, CONDITION_PROTECTED, CONDITION_READY, CONDITION_RECONCILING,
+        CONDITION_STALLED, ConfigReason, EndpointReason, NodeReason, Reason, ServiceReason,
     },
     limits::{MAX_ENDPOINTS, MAX_ERROR_CHARS, MAX_FORWARDERS, MAX_SERVICES, MAX_UNHEALTHY},
     manifests::{Manifest, SerializeError, all, manifests},
@@ -44,8 +44,9 @@ pub use self::{
         RolloutStatus, ServiceAddress, Storage,
     },
     nsmnodestate::{
-        ConnectionCounts, ConnectionState, ForwarderAdoption, NSMNodeState, NSMNodeStateRoot,
-        NSMNodeStateStatus, NodeEndpoint, NodeService, NodeVersions, Truncated, UnhealthyConnection,
+        ConnectionCounts, ConnectionState, DesiredNode, ForwarderAdoption, NSMNodeState, NSMNodeStateRoot,
+        NSMNodeStateSpec, NSMNodeStateStatus, NodeEndpoint, NodeService, NodeVersions, Truncated,
+        UnhealthyConnection,
     },
 };
 

@@ -68,6 +68,12 @@ pub struct NSMConfigSpec {
     /// What becomes of the mesh when this object is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// How long each node may take to close its connections when the mesh is removed, such as `1m`. One that takes
+    /// longer is named in the status and in an Event, and left as it is; `nsm purge` cleans it.
+    #[serde(default = "teardown_timeout")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')").message("must be a duration from 1s to 1h, such as 1m"))]
+    pub teardown_timeout: String,
 }
 
 /// What becomes of the mesh with its `NSMConfig`.
@@ -168,6 +174,10 @@ fn namespace() -> String {
     "nsm-system".into()
 }
 
+fn teardown_timeout() -> String {
+    "1m".into()
+}
+
 fn max_token_lifetime() -> String {
     "10m".into()
 }
@@ -184,6 +194,7 @@ impl Default for NSMConfigSpec {
             log_level: LogLevel::default(),
             max_token_lifetime: max_token_lifetime(),
             deletion_policy: DeletionPolicy::default(),
+            teardown_timeout: teardown_timeout(),
         }
     }
 }

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Nothing: an `NSMNodeState` has a status alone. The kind is [`NSMNodeState`].
+/// What is wanted of a node, if anything; so it is no part of what an nsmgr writes. The kind is [`NSMNodeState`].
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "operator.networkservicemesh.io",
@@ -34,7 +34,36 @@ use serde::{Deserialize, Serialize};
         priority = 1
     )
 )]
-pub struct NSMNodeStateRoot {}
+pub struct NSMNodeStateRoot {
+    /// What the operator wants of the node.
+    #[serde(default, skip_serializing_if = "NSMNodeStateSpec::is_default")]
+    pub spec: NSMNodeStateSpec,
+}
+
+/// What the operator wants of a node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NSMNodeStateSpec {
+    /// What becomes of the node's connections.
+    #[serde(default)]
+    pub desired: DesiredNode,
+}
+
+impl NSMNodeStateSpec {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What becomes of a node's connections.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DesiredNode {
+    /// It serves.
+    #[default]
+    Serving,
+    /// All are closed, and none is taken: the mesh is to be removed.
+    Drained,
+}
 
 /// What the nsmgr reports. It is written when something in it changes, never as a heartbeat.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -44,7 +73,8 @@ pub struct NSMNodeStateStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 128))]
     pub observed_instance: String,
-    /// `Ready`: Serving, NoForwarder, RegistryUnreachable, Stopped.
+    /// `Ready`: Serving, NoForwarder, RegistryUnreachable, Stopped. `Drained`, while all connections are to be
+    /// closed: Closing, NothingLeft.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -8,6 +8,8 @@
 
 #[path = "controlplane/annotations.rs"]
 mod annotations;
+#[path = "controlplane/chart.rs"]
+mod chart;
 #[path = "controlplane/crash.rs"]
 mod crash;
 #[path = "controlplane/definitions.rs"]
@@ -54,5 +56,7 @@ mod settings;
 mod stage;
 #[path = "controlplane/storms.rs"]
 mod storms;
+#[path = "controlplane/teardown.rs"]
+mod teardown;
 #[path = "controlplane/told.rs"]
 mod told;

@@ -65,6 +65,8 @@ mod paths;
 mod player;
 #[path = "netns/policies.rs"]
 mod policies;
+#[path = "netns/purge.rs"]
+mod purge;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/restarts.rs"]

@@ -35,6 +35,16 @@ Examples:
   nsm connections -o json | jq '.connections[] | select(.state != \"UP\")'
                                      those that are not up, with the error";
 
+const PURGE_EXAMPLES: &str = "\
+Examples:
+  nsm purge --dry-run      what would be removed
+  nsm purge                all that a mesh left on this host
+  nsm purge --forwarder forwarder-standalone
+                           what `nsm standalone` left, beside a cluster's forwarder that runs on
+  kubectl debug node/w-17 -it --profile=sysadmin --image=<image of the mesh> -- \\
+    env NSM_BASE_DIR=/host/var/lib/nsm-forwarder/connections /nsm purge
+                           on a node of a cluster";
+
 #[derive(Subcommand)]
 enum Process {
     /// Keeps network services and endpoints, in memory or in custom resources.
@@ -101,6 +111,17 @@ enum Process {
     /// which standard error names with the reason, or when the nsmgr or the identity cannot be had; 2 for what
     /// cannot be asked.
     Drain(apps::drain::Options),
+    /// Removes what a mesh has left on this machine: links, rules of policy routes, and the journal.
+    ///
+    /// For a node whose mesh is gone, or that did not answer when the mesh was removed. Links and rules are found in
+    /// all namespaces of the machine by the marks that the mesh gives them when it makes them; what has no mark is
+    /// not touched. Nothing is removed while a forwarder runs here. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN and the
+    /// machine's process ids. NSM_BASE_DIR (/var/lib/nsm-forwarder/connections): folder of the forwarder's journal.
+    ///
+    /// Exit codes: 0 when all is removed, or there is nothing; 1 when something could not be, or a forwarder runs,
+    /// which standard error tells; 2 for what cannot be asked.
+    #[command(after_help = PURGE_EXAMPLES)]
+    Purge(apps::purge::Options),
     /// Serves the SPIFFE Workload API, from which every process gets who it is.
     #[command(subcommand)]
     Identity(Identity),
@@ -204,6 +225,13 @@ async fn run(process: Process) -> ExitCode {
             Err(errors) => fail(USAGE, &errors),
         };
     }
+    if let Process::Purge(options) = process {
+        Log::start(&LogLevel::off());
+        return match settings::Purge::read(&ProcessEnvironment) {
+            Ok(settings) => end(apps::purge::run(options, settings).await),
+            Err(errors) => fail(USAGE, &errors),
+        };
+    }
     let vars = Recorded::new(ProcessEnvironment);
     macro_rules! start {
         ($settings:ident, $run:path, $($level:ident).+) => {
@@ -244,7 +272,9 @@ async fn run(process: Process) -> ExitCode {
         Process::Identity(Identity::Authority) => {
             start!(IdentityAuthority, apps::identity::authority::run, log_level)
         }
-        Process::Health { .. } | Process::Connections(_) | Process::Drain(_) => ExitCode::SUCCESS,
+        Process::Health { .. } | Process::Connections(_) | Process::Drain(_) | Process::Purge(_) => {
+            ExitCode::SUCCESS
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use kube::{
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use nsm_crds::{NSMConfig, NSMNodeState};
+use nsm_crds::{DesiredNode, NSMConfig, NSMNodeState};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -190,6 +190,18 @@ impl Writer {
         let metadata = json!({"uid": node.uid(), "ownerReferences": owner.map(|owner| [owner])});
         let api: Api<NSMNodeState> = Api::all(self.client.clone());
         self.merge(&format!("owner of NSMNodeState {name}"), &api, &name, metadata).await
+    }
+
+    /// Says what is wanted of a node, in its report. One that is gone is as good.
+    pub async fn want(&self, node: &NSMNodeState, desired: DesiredNode) -> Result<(), Error> {
+        let name = node.name_any();
+        let params = PatchParams { field_manager: Some(names::MANAGER.into()), ..PatchParams::default() };
+        let body = Patch::Merge(json!({"metadata": {"uid": node.uid()}, "spec": {"desired": desired}}));
+        let api: Api<NSMNodeState> = Api::all(self.client.clone());
+        match self.in_time(&format!("spec of NSMNodeState {name}"), api.patch(&name, &params, &body)).await {
+            Err(Error::Request { source, .. }) if is_gone(&source) => Ok(()),
+            result => result.map(|_| ()),
+        }
     }
 
     /// Changes the metadata of a mesh: of exactly this version of it, so that nothing of others is lost.

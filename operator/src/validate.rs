@@ -90,6 +90,7 @@ pub fn mesh(config: &NSMConfig, installation: &Installation) -> Result<Mesh, Err
     }
     duration("spec.maxTokenLifetime", &spec.max_token_lifetime)?;
     duration("spec.identity.svidLifetime", &spec.identity.svid_lifetime)?;
+    duration(TEARDOWN_TIMEOUT, &spec.teardown_timeout)?;
     Ok(Mesh {
         namespace: spec.namespace.clone(),
         operator_namespace: installation.namespace.clone(),
@@ -107,6 +108,13 @@ pub fn mesh(config: &NSMConfig, installation: &Installation) -> Result<Mesh, Err
         accounts: BTreeMap::new(),
         owner: owner(config, "NSMConfig")?,
     })
+}
+
+const TEARDOWN_TIMEOUT: &str = "spec.teardownTimeout";
+
+/// How long nodes may take to close their connections. A mesh with a value that is none was never made.
+pub fn teardown_timeout(config: &NSMConfig) -> Duration {
+    duration(TEARDOWN_TIMEOUT, &config.spec.teardown_timeout).unwrap_or_default()
 }
 
 /// What is laid over pod templates, by the names of the workloads.

@@ -83,6 +83,16 @@ impl ControlPlane {
         self.cluster(["kubectl"].iter().chain(arguments))
     }
 
+    /// Helm with these arguments, with all rights; it keeps nothing of its own outside of this folder.
+    pub fn helm(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(programs::helm()?);
+        command.args(arguments).env("KUBECONFIG", self.kubeconfig()).stdin(Stdio::null());
+        for folder in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            command.env(folder, self.folder.join("helm"));
+        }
+        Ok(command)
+    }
+
     /// Kills the API server, starts it again and waits until it is ready.
     pub fn restart_api(&self) -> Result<()> {
         self.cluster(["api", "restart"]).map(|_| ())

@@ -26,6 +26,11 @@ pub(super) fn operator() -> Result<PathBuf> {
     named("NSM_OPERATOR_BIN", profile.join("nsm-operator"), "cargo build --workspace --bins")
 }
 
+/// Helm, from `NSM_HELM_BIN`.
+pub(super) fn helm() -> Result<PathBuf> {
+    named("NSM_HELM_BIN", repository().join("NSM_HELM_BIN"), "e2e/helm.sh")
+}
+
 fn named(variable: &str, otherwise: PathBuf, command: &str) -> Result<PathBuf> {
     let path = env::var_os(variable).map_or(otherwise, PathBuf::from);
     if !path.is_file() {

@@ -98,7 +98,7 @@ async fn deleting_the_mesh_removes_all_of_it_and_nothing_of_others() {
 }
 
 /// What serves others goes after these, the right to remove last but for the namespace.
-const ORDER: [&str; 23] = [
+pub(crate) const ORDER: [&str; 23] = [
     "delete deployments bank/gateway",
     "delete daemonsets nsm-system/forwarder",
     "delete daemonsets nsm-system/nsmgr",
@@ -238,7 +238,7 @@ async fn foreign(stage: &Stage) -> Result<Vec<String>> {
     Ok([map, account, binding, permit].into_iter().chain(workload).flatten().collect())
 }
 
-async fn gone<K>(api: &Api<K>, names: &[&str]) -> Result<()>
+pub(crate) async fn gone<K>(api: &Api<K>, names: &[&str]) -> Result<()>
 where
     K: Resource + Clone + Debug + DeserializeOwned,
 {

@@ -55,7 +55,7 @@ fn a_node_that_drains_refuses_what_is_new_keeps_what_it_has_and_takes_new_ones_a
     }
     let marker = story.mesh.journal_folder(2).join("quiesced");
     assert!(marker.exists(), "the next forwarder is told");
-    let told = json!({"draining": true, "making": 0, "ready": true});
+    let told = json!({"draining": true, "making": 0, "ready": true, "closing": false, "connections": 2});
     for process in listing(&story.mesh, 2)["processes"].as_array().unwrap() {
         assert_eq!(process["drain"], told, "{process:#}");
     }
@@ -91,6 +91,51 @@ fn a_node_that_drains_refuses_what_is_new_keeps_what_it_has_and_takes_new_ones_a
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("/host/uid/65534/nsm"), "{}", text(&refused.stderr));
     assert_eq!(ready(&story.mesh, NODE[0]).0, 200);
+}
+
+/// What the removal of a mesh asks each node.
+#[test]
+fn a_node_that_closes_all_has_nothing_left_of_those_who_are_gone_either_and_serves_again_when_told() {
+    if !may_run() {
+        return;
+    }
+    // Nothing ends by itself.
+    let mut story = Story::begin_with(LIFE * 30);
+    let (local, remote, endpoint) = (story.local, story.remote, story.endpoint);
+    let gone = story.mesh.client(2, &format!("kernel://finance/{IFNAME}")).unwrap();
+    story.interface(gone);
+    // One that only the journal knows of any more: its client is dead, and the processes are new.
+    story.mesh.end(&[gone, NODE[0], NODE[1]], Signal::SIGKILL).unwrap();
+    story.mesh.start_again(&NODE).unwrap();
+    let is_ready = |(status, _): (u16, String)| status == 200;
+    for who in NODE {
+        let serves = || get(&story.mesh.metrics_socket(who), "/readyz").is_ok_and(is_ready);
+        until_true(&format!("{who} is back"), START, serves).unwrap();
+    }
+    assert_eq!(story.mesh.journal(2).len(), 3);
+
+    let closed = drain(&story.mesh, &["--close"]);
+    assert_eq!(closed.status.code(), Some(0), "{}", text(&closed.stderr));
+    let said = "nsmgr-2 has no connections and takes none: ready to stop\n\
+                forwarder-2 has no connections and takes none: ready to stop\n";
+    assert_eq!(text(&closed.stdout), said);
+    assert_eq!(story.mesh.journal(2), Vec::<String>::new());
+    for who in [local, gone, endpoint] {
+        let pod = story.mesh.pod_of(who).unwrap();
+        until_true(&format!("{who} has no interface"), START, || {
+            interfaces(pod).is_ok_and(|all| all.is_empty())
+        })
+        .unwrap();
+    }
+    // Those that still run ask again, here and from the other node, and are told why not.
+    for client in [local, remote] {
+        story.mesh.says(client, "all are closed by command", START).unwrap();
+    }
+    assert_eq!(story.mesh.journal(2), Vec::<String>::new());
+    assert_eq!(drain(&story.mesh, &["--undo"]).status.code(), Some(0));
+    for client in [local, remote] {
+        story.interface(client);
+    }
 }
 
 /// What a rollout asks each node, once for each start of the forwarder.

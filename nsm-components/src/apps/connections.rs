@@ -167,10 +167,10 @@ impl Nsmgr {
     }
 
     /// Has the node take no new connections, or take them again; answers how far its processes are.
-    pub(super) async fn drain(&self, undo: bool) -> Result<Vec<Process>, Error> {
+    pub(super) async fn drain(&self, what: DrainRequest) -> Result<Vec<Process>, Error> {
         let channel = self.channels.get(&self.address).await.map_err(Error::Unreachable)?;
         let mut client = NodeStatusClient::new(channel.grpc).max_decoding_message_size(MAX_MESSAGE);
-        let asked = tokio::time::timeout(self.limit.max(PATIENCE), client.drain(DrainRequest { undo }));
+        let asked = tokio::time::timeout(self.limit.max(PATIENCE), client.drain(what));
         let answer = asked.await.map_err(|_| self.silent())?;
         Ok(answer.map_err(|status| self.refused(&status))?.into_inner().processes)
     }

@@ -1,4 +1,4 @@
-//! `nsm drain`: has this node take no new connections, and waits until its processes may be stopped.
+//! `nsm drain`: has this node take no new connections, or close all, and waits until its processes may be stopped.
 
 use std::time::Duration;
 
@@ -7,7 +7,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::connections::{self, Nsmgr};
-use crate::{api::node::Process, settings::Connections};
+use crate::{
+    api::node::{DrainRequest, Process},
+    settings::Connections,
+};
 
 /// Pause between two looks.
 const PACE: Duration = Duration::from_millis(200);
@@ -21,6 +24,10 @@ pub struct Options {
     /// Takes new connections again.
     #[arg(long)]
     undo: bool,
+    /// Also closes all connections that there are, and refuses those that are asked for again: before the mesh is
+    /// removed.
+    #[arg(long, conflicts_with = "undo")]
+    close: bool,
     /// How long to wait until the processes may be stopped.
     #[arg(long, default_value = "1m", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -33,7 +40,7 @@ pub enum Error {
     #[error(transparent)]
     Nsmgr(#[from] connections::Error),
     /// Somebody is not where it should be.
-    #[error("the node takes no new connections, but not all may be stopped: {0}; `nsm drain --undo` ends it")]
+    #[error("the node takes no new connections, but is not ready to stop: {0}; `nsm drain --undo` ends it")]
     NotReady(String),
     /// Somebody does not take new ones again.
     #[error("not all take new connections again: {0}")]
@@ -46,11 +53,11 @@ pub async fn run(options: Options, settings: Connections, stop: CancellationToke
         let nsmgr = Nsmgr::reach(&settings, REACH).await?;
         let end = Instant::now() + options.timeout;
         loop {
-            let processes = nsmgr.drain(options.undo).await?;
+            let processes = nsmgr.drain(DrainRequest { undo: options.undo, close: options.close }).await?;
             let missing = missing(&processes, options.undo);
             if missing.is_empty() {
                 for process in &processes {
-                    println!("{}", line(process, options.undo));
+                    println!("{}", line(process, options));
                 }
                 return Ok(());
             }
@@ -67,8 +74,12 @@ pub async fn run(options: Options, settings: Connections, stop: CancellationToke
     }
 }
 
-fn line(process: &Process, undo: bool) -> String {
-    let what = if undo { "takes new connections" } else { "takes no new connections: ready to stop" };
+fn line(process: &Process, options: Options) -> String {
+    let what = match options {
+        Options { undo: true, .. } => "takes new connections",
+        Options { close: true, .. } => "has no connections and takes none: ready to stop",
+        _ => "takes no new connections: ready to stop",
+    };
     format!("{} {what}", process.name)
 }
 
@@ -80,6 +91,10 @@ fn missing(processes: &[Process], undo: bool) -> Vec<String> {
             Some(drain) if undo => drain.draining.then(|| "drains still".to_owned())?,
             Some(drain) if drain.ready => return None,
             Some(drain) if drain.making > 0 => format!("{} new connections are being made", drain.making),
+            Some(drain) if drain.closing && drain.connections > 0 => {
+                format!("{} connections are being closed", drain.connections)
+            }
+            Some(drain) if drain.closing => "waits for the others to close their connections".to_owned(),
             Some(_) => "could not leave a word for the next process; its log says why".to_owned(),
         };
         Some(format!("{}: {why}", process.name))
@@ -96,7 +111,12 @@ mod tests {
     fn who_is_not_ready_is_named_with_the_reason() {
         let process = |name: &str, drain: Option<(bool, u64, bool)>| Process {
             name: name.into(),
-            drain: drain.map(|(draining, making, ready)| Drain { draining, making, ready }),
+            drain: drain.map(|(draining, making, ready)| Drain {
+                draining,
+                making,
+                ready,
+                ..Drain::default()
+            }),
             unknown: if drain.is_none() { "it is another's".into() } else { String::new() },
             ..Process::default()
         };

@@ -18,7 +18,7 @@ use crate::{
         node::process_status_server::ProcessStatusServer,
         registry::{NetworkServiceEndpoint, NetworkServiceLabels},
     },
-    chain::{Chain, Element, Policy, RegistryChain},
+    chain::{Chain, Element, Policy, RegistryChain, Session},
     dataplane::{Dataplane, Entry, ForwarderId, Journal, Netlink, Netns, PathMtus},
     elements::{
         Authorize, BrokenLinks, Connect, ConnectionService, Discover, Drain, Draining, Index,
@@ -67,7 +67,7 @@ fn chain(
     index: Index,
     xconnect: Xconnect<Netlink>,
     draining: Draining,
-) -> Chain {
+) -> (Chain, Arc<Session>) {
     let (tunnels, absent) = tunnels.unzip();
     let absent = absent.unwrap_or_default();
     let types = tunnels.as_ref().map(Tunnels::types).unwrap_or_default();
@@ -90,7 +90,7 @@ fn chain(
         Arc::new(Connect::new(mesh.channels.clone(), mesh.token_life).to_endpoints()),
     ]);
     let session = Arc::new(mesh.session(Chain::new(inner), Policy::Expire).passing_on());
-    Chain::new([
+    let chain = Chain::new([
         mesh.admit(),
         Arc::new(UpdatePath::new(&settings.common.name, mesh.trust.clone())),
         Arc::new(UpdateToken),
@@ -99,8 +99,9 @@ fn chain(
             Authorize::mesh_only(mesh.clock.clone(), mesh.trust.clone()).with(mesh.policies.server.clone()),
         ),
         Arc::new(Drain::new(draining, session.clone())),
-        session,
-    ])
+        session.clone(),
+    ]);
+    (chain, session)
 }
 
 /// Numbers and ports of tunnels, with those that an earlier process left.
@@ -172,14 +173,16 @@ pub(super) async fn run_with(
     figures::monitor(&mesh.metrics, &monitor);
     let events = BrokenLinks { xconnect: xconnect.clone(), monitor: monitor.clone(), forwarder: id };
     let _events = AbortOnDropHandle::new(tokio::spawn(events.run()));
+    let (chain, session) =
+        chain(&mesh, &settings, tunnels, &monitor, index, xconnect.clone(), draining.clone());
     let status = ProcessStatusService::new(
         &settings.common.name,
-        draining.clone(),
+        draining,
+        session,
         xconnect.clone(),
         mesh.trust.clone(),
         mesh.stop.clone(),
     );
-    let chain = chain(&mesh, &settings, tunnels, &monitor, index, xconnect.clone(), draining);
     let service = ConnectionService::new(chain, monitor, mesh.token_life, mesh.stop.clone())
         .with(mesh.policies.monitor.clone());
     // Before the registration, which passes the socket on.

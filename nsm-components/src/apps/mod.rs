@@ -13,6 +13,7 @@ pub mod nse;
 pub mod nsmgr;
 mod outage;
 mod policies;
+pub mod purge;
 pub mod registry;
 pub mod standalone;
 

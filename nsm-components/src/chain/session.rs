@@ -183,6 +183,13 @@ impl Session {
         }
     }
 
+    /// The same of all connections.
+    pub fn end_all(&self) {
+        for task in self.tasks.lock().values() {
+            let _ = task.events.try_send(Event::End);
+        }
+    }
+
     /// Hands an event to the connection's task, which is started if there is none, or if it broke.
     fn send(&self, id: &str, event: Event) -> Result<()> {
         let mut tasks = self.tasks.lock();

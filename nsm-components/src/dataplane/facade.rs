@@ -334,6 +334,16 @@ impl<K: Kernel + ?Sized> Dataplane<K> {
         Ok(self.kernel.apply(operations, &Namespaces::default()).await?)
     }
 
+    /// All of the mesh that is in the kernel, whoever made it and whether it serves a connection or not.
+    pub async fn survey(&self) -> Result<Vec<Found>, Error> {
+        self.kernel.survey().await.map_err(Error::Survey)
+    }
+
+    /// Removes what [`Dataplane::survey`] has shown, whoever made it. What went meanwhile is removed.
+    pub async fn remove_found(&self, found: &Found) -> Result<(), Error> {
+        Ok(self.kernel.apply(vec![found.operation()], &Namespaces::default()).await?)
+    }
+
     /// All links of ours in a namespace.
     pub async fn list_owned(&self, netns: &Netns) -> Result<Vec<OwnedLink>, Error> {
         let listed = self.kernel.list_owned(netns).await;

@@ -105,6 +105,11 @@ impl ForwarderId {
         (fits && u32::from_str_radix(number, 16).is_ok()).then(|| Self(text.to_owned()))
     }
 
+    /// The forwarder's name, as far as it has room here.
+    pub fn name(&self) -> &str {
+        self.0.rsplit_once('#').map_or(&self.0, |(name, _)| name)
+    }
+
     /// The same as a number, never 0.
     pub(super) fn mark(&self) -> u32 {
         u32::try_from(fnv1a(self.0.as_bytes()) >> 32).unwrap_or_default().max(1)

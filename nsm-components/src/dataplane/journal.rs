@@ -142,6 +142,28 @@ impl Journal {
         Ok((Self(Arc::new(folder)), entries))
     }
 
+    /// All files of a journal, of whichever process and boot; none where there is no such folder. Blocking.
+    pub fn files(path: &Path) -> Result<Vec<PathBuf>, JournalError> {
+        let files = match fs::read_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            files => files.map_err(|source| failed("list", path, source))?,
+        };
+        let endings = ["json", "tmp", SPARE, QUARANTINE].map(|ending| Some(ending.as_ref()));
+        let is_own =
+            |file: &PathBuf| endings.contains(&file.extension()) || file.file_name() == Some(MARKER.as_ref());
+        let mut files: Vec<_> = files.flatten().map(|file| file.path()).filter(is_own).collect();
+        files.sort();
+        Ok(files)
+    }
+
+    /// Removes one of them; one that is gone is as good. Blocking.
+    pub fn discard(file: &Path) -> Result<(), JournalError> {
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", file, error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes or replaces a connection's entry, whole or not at all. On return it outlives this
     /// process; it need not outlive the machine, whose links would be gone, so nothing waits for
     /// the disk.
@@ -215,11 +237,7 @@ impl Folder {
     }
 
     fn unmark(&self) -> Result<(), JournalError> {
-        let path = self.path.join(MARKER);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path, error)),
-            _ => Ok(()),
-        }
+        Journal::discard(&self.path.join(MARKER))
     }
 
     /// Reads it once: it says nothing of the process that reads it.

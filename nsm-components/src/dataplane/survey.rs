@@ -180,7 +180,8 @@ impl Found {
         }
     }
 
-    fn owner(&self) -> String {
+    /// What it says it is of: connection and forwarder, as far as they are known.
+    pub fn owner(&self) -> String {
         match self {
             Self::Link { owner: Owner::Connection(id), forwarder, .. } => match forwarder {
                 Some(forwarder) => format!("connection {id} of {forwarder}"),
@@ -194,6 +195,34 @@ impl Found {
         }
     }
 
+    /// Who made it, if it says so; a rule has no room for that.
+    pub fn forwarder(&self) -> Option<&ForwarderId> {
+        match self {
+            Self::Link { forwarder, .. } => forwarder.as_ref(),
+            Self::Rule { .. } => None,
+        }
+    }
+
+    /// Whether it says that one of these made it.
+    pub fn is_of(&self, forwarders: &[ForwarderId]) -> bool {
+        match self {
+            Self::Link { forwarder, .. } => forwarder.as_ref().is_some_and(|own| forwarders.contains(own)),
+            Self::Rule { rule, .. } => forwarders.iter().any(|forwarder| forwarder.mark() == rule.mark),
+        }
+    }
+
+    /// `link` or `rule`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Link { .. } => "link",
+            Self::Rule { .. } => "rule",
+        }
+    }
+
+    pub(super) fn operation(&self) -> Operation {
+        self.removal().operation()
+    }
+
     fn removal(&self) -> Removal {
         match self {
             Self::Link { at, index, name, .. } => {
@@ -201,6 +230,12 @@ impl Found {
             }
             Self::Rule { netns, rule } => Removal::Rule { netns: *netns, rule: *rule },
         }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.removal().fmt(f)
     }
 }
 
@@ -213,27 +248,41 @@ impl Orphan {
     }
 
     pub(super) fn operation(&self) -> Operation {
-        match &self.removal {
-            Removal::Link { at: Whereabouts::Netns(netns), index, name } => {
-                Operation::Delete(At { netns: *netns, index: *index, name: name.clone() })
-            }
-            Removal::Link { at: Whereabouts::Nsid(nsid), index, name } => {
-                let distant = Distant { nsid: *nsid, index: *index, name: name.clone(), forwarder: None };
-                Operation::DeleteDistant(distant)
-            }
-            Removal::Rule { netns, rule } => Operation::RemoveRule(*netns, *rule),
-        }
+        self.removal.operation()
     }
 }
 
 impl fmt::Display for Orphan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.removal {
-            Removal::Link { at: Whereabouts::Netns(netns), name, .. } => write!(f, "link {name} in {netns}"),
-            Removal::Link { at: Whereabouts::Nsid(nsid), name, .. } => {
+        self.removal.fmt(f)
+    }
+}
+
+// === impl Removal ===
+
+impl Removal {
+    fn operation(&self) -> Operation {
+        match self {
+            Self::Link { at: Whereabouts::Netns(netns), index, name } => {
+                Operation::Delete(At { netns: *netns, index: *index, name: name.clone() })
+            }
+            Self::Link { at: Whereabouts::Nsid(nsid), index, name } => {
+                let distant = Distant { nsid: *nsid, index: *index, name: name.clone(), forwarder: None };
+                Operation::DeleteDistant(distant)
+            }
+            Self::Rule { netns, rule } => Operation::RemoveRule(*netns, *rule),
+        }
+    }
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link { at: Whereabouts::Netns(netns), name, .. } => write!(f, "link {name} in {netns}"),
+            Self::Link { at: Whereabouts::Nsid(nsid), name, .. } => {
                 write!(f, "link {name} in the namespace with nsid {nsid}")
             }
-            Removal::Rule { netns, rule } => write!(f, "{rule} in {netns}"),
+            Self::Rule { netns, rule } => write!(f, "{rule} in {netns}"),
         }
     }
 }

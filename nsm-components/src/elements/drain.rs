@@ -1,28 +1,43 @@
 //! `drain`: a process that is to be stopped, or whose node is, takes no new connections. Those that there are go
-//! on: they are refreshed, healed and closed as ever. It stands before the session.
+//! on: they are refreshed, healed and closed as ever. One that closes them too takes no Request at all, or their
+//! clients would bring them back. It stands before the session.
 
 use std::{
     any::Any,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
 };
 
 use async_trait::async_trait;
 
 use crate::{
+    api::node,
     chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result, Session},
     daemon::{Metrics, Readiness},
 };
 
-/// Whether the process drains. Clones share it.
+/// How far the process drains. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Draining(Arc<State>);
 
+/// What it does about connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Level {
+    /// It serves.
+    #[default]
+    Serve,
+    /// It refuses new ones.
+    Refuse,
+    /// It also closes those that there are.
+    Close,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    on: AtomicBool,
+    level: AtomicU8,
     making: AtomicU64,
 }
 
@@ -40,13 +55,18 @@ pub struct Drain {
 
 impl Draining {
     /// Begins it, or ends it.
-    pub fn set(&self, on: bool) {
-        self.0.on.store(on, Ordering::SeqCst);
+    pub fn set(&self, level: Level) {
+        self.0.level.store(level as u8, Ordering::SeqCst);
     }
 
     /// Whether it drains.
     pub fn is_on(&self) -> bool {
-        self.0.on.load(Ordering::SeqCst)
+        self.0.level.load(Ordering::SeqCst) != Level::Serve as u8
+    }
+
+    /// Whether it closes what there is.
+    pub fn closes(&self) -> bool {
+        self.0.level.load(Ordering::SeqCst) == Level::Close as u8
     }
 
     /// How many new connections are being made; while it drains they only get fewer.
@@ -60,6 +80,15 @@ impl Draining {
         metrics
             .gauge("nsm_draining", "Whether new connections are refused.", move || u64::from(shown.is_on()));
         readiness.require("drain", move || required.is_on().then(|| REFUSAL.to_owned()));
+    }
+
+    /// What is told of a process that has so many connections; `told` says whether the next process is told that
+    /// this one stops.
+    pub(super) fn tell(&self, connections: usize, told: bool) -> node::Drain {
+        let (draining, closing, making) = (self.is_on(), self.closes(), self.making());
+        let ready = draining && making == 0 && told && (!closing || connections == 0);
+        let connections = u64::try_from(connections).unwrap_or(u64::MAX);
+        node::Drain { draining, making, ready, closing, connections }
     }
 
     fn admit(&self) -> Option<Making> {
@@ -78,6 +107,26 @@ impl Drop for Making {
 
 const REFUSAL: &str =
     "no new connections are taken here until `nsm drain --undo`: the process drains by command";
+
+const CLOSED: &str = "no connections are taken here until `nsm drain --undo`: all are closed by command";
+
+// === impl Level ===
+
+impl From<node::DrainRequest> for Level {
+    fn from(asked: node::DrainRequest) -> Self {
+        match asked {
+            node::DrainRequest { undo: true, .. } => Self::Serve,
+            node::DrainRequest { close: true, .. } => Self::Close,
+            _ => Self::Refuse,
+        }
+    }
+}
+
+impl From<Level> for node::DrainRequest {
+    fn from(level: Level) -> Self {
+        Self { undo: level == Level::Serve, close: level == Level::Close }
+    }
+}
 
 // === impl Drain ===
 
@@ -101,6 +150,9 @@ impl Element for Drain {
     }
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+        if self.draining.closes() {
+            return Err(Error::new(Kind::Unavailable, CLOSED));
+        }
         if self.is_known(&request) {
             return next.request(cx, request).await;
         }
@@ -162,7 +214,7 @@ mod tests {
         let cx = Cx::within(Duration::from_mins(1));
         answer.notify_one();
         chain.start().request(&cx, request("known", &["nsmgr"])).await.unwrap();
-        draining.set(true);
+        draining.set(Level::Refuse);
         let refused = chain.start().request(&cx, request("new", &["nsmgr"])).await.unwrap_err();
         assert_eq!(refused.kind, Kind::Unavailable);
         assert!(refused.message.contains("nsm drain --undo"), "{refused}");
@@ -171,8 +223,12 @@ mod tests {
             answer.notify_one();
             chain.start().request(&cx, known).await.unwrap();
         }
+        // When all are closed they are refused too.
+        draining.set(Level::Close);
+        let refused = chain.start().request(&cx, request("known", &["nsmgr"])).await.unwrap_err();
+        assert!(refused.message.contains("all are closed"), "{refused}");
         chain.start().close(&cx, request("known", &["nsmgr"])).await.unwrap();
-        draining.set(false);
+        draining.set(Level::Serve);
         answer.notify_one();
         chain.start().request(&cx, request("new", &["nsmgr"])).await.unwrap();
     }
@@ -182,7 +238,7 @@ mod tests {
         let (chain, draining, answer) = process();
         let (second, waits) = (Cx::within(Duration::from_secs(1)), request("new", &["nsmgr"]));
         chain.start().request(&second, waits).await.unwrap_err();
-        draining.set(true);
+        draining.set(Level::Refuse);
         assert_eq!(draining.making(), 1, "its caller is gone, and it is made all the same");
         answer.notify_one();
         while draining.making() > 0 {
@@ -191,11 +247,29 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_closes_is_ready_when_none_is_left() {
+        let draining = Draining::default();
+        let tell = |level, connections| {
+            draining.set(level);
+            let told = draining.tell(connections, true);
+            (told.draining, told.closing, told.ready)
+        };
+        assert_eq!(tell(Level::Serve, 0), (false, false, false));
+        assert_eq!(tell(Level::Refuse, 3), (true, false, true));
+        assert_eq!(tell(Level::Close, 3), (true, true, false));
+        assert_eq!(tell(Level::Close, 0), (true, true, true));
+        assert!(!draining.tell(0, false).ready, "the next process is not told");
+        for level in [Level::Serve, Level::Refuse, Level::Close] {
+            assert_eq!(Level::from(node::DrainRequest::from(level)), level);
+        }
+    }
+
+    #[test]
     fn a_process_that_drains_is_not_ready_and_says_why() {
         let (draining, readiness) = (Draining::default(), Readiness::default());
         draining.show(&Metrics::default(), &readiness);
         assert_eq!(readiness.missing(), []);
-        draining.set(true);
+        draining.set(Level::Refuse);
         assert_eq!(readiness.missing(), [("drain", REFUSAL.to_owned())]);
     }
 }

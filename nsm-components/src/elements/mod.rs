@@ -58,7 +58,7 @@ pub use self::{
     discoverforwarder::DiscoverForwarder,
     dnscontext::DnsContextServer,
     dnscontextclient::{DnsConfigs, DnsContextClient},
-    drain::{Drain, Draining},
+    drain::{Drain, Draining, Level as DrainLevel},
     excludedprefixes::ExcludedPrefixes,
     excludedprefixesclient::{ExcludedPrefixesClient, UsedPrefixes},
     heal::Heal,

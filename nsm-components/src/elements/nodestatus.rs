@@ -143,7 +143,7 @@ impl NodeStatus for NodeStatusService {
 
     async fn drain(&self, call: Call<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         admit(&accepted(&call)?, &self.trust)?;
-        let processes = self.processes.drain(call.into_inner().undo).await;
+        let processes = self.processes.drain(call.into_inner().into()).await;
         Ok(Response::new(DrainResponse { processes }))
     }
 }
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{Connection, Path, PathSegment},
-        chain::{Chain, Cx, Element, Request},
+        chain::{Chain, Cx, Element, Policy, Request, Session, SystemClock},
         elements::{Draining, LocalEntries},
         transport::{Channels, testing},
     };
@@ -185,9 +185,11 @@ mod tests {
         let cx = Cx::within(Duration::from_mins(1));
         let channels = Channels::new(testing::source(), Duration::from_secs(1));
         let (draining, local) = (Draining::default(), LocalEntries::default());
+        let session = Session::new(Chain::new([]), Policy::Expire, Arc::new(SystemClock));
+        let session = Arc::new(session);
         let service = NodeStatusService {
             name: "nsmgr".into(),
-            processes: Arc::new(Processes::new("nsmgr", draining, local, "forwarder", channels)),
+            processes: Arc::new(Processes::new("nsmgr", draining, session, local, "forwarder", channels)),
             monitor,
             trust: Trust::Everybody,
             stop: CancellationToken::new(),

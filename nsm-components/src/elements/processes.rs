@@ -15,16 +15,18 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 use tracing::{debug, info};
 
-use super::{LocalEntries, drain::Draining, processstatus::incarnation};
+use super::{
+    LocalEntries,
+    drain::{Draining, Level},
+    processstatus::incarnation,
+};
 use crate::{
     api::{
-        node::{
-            Drain, DrainRequest, Process, WatchProcessRequest, process_status_client::ProcessStatusClient,
-        },
+        node::{DrainRequest, Process, WatchProcessRequest, process_status_client::ProcessStatusClient},
         peer::Address,
         with_causes,
     },
-    chain::Backoff,
+    chain::{Backoff, Session},
     transport::Channels,
 };
 
@@ -44,6 +46,7 @@ const MUTE: &str = "it tells nothing of itself: it is an older one, or not this 
 pub struct Processes {
     own: Process,
     draining: Draining,
+    session: Arc<Session>,
     local: LocalEntries,
     forwarder_service: String,
     channels: Channels,
@@ -72,18 +75,18 @@ impl Processes {
     pub fn new(
         name: &str,
         draining: Draining,
+        session: Arc<Session>,
         local: LocalEntries,
         forwarder_service: &str,
         channels: Channels,
     ) -> Self {
         let (known, forwarder_service) = (watch::Sender::default(), forwarder_service.to_owned());
-        Self { own: incarnation(name), draining, local, forwarder_service, channels, known }
+        Self { own: incarnation(name), draining, session, local, forwarder_service, channels, known }
     }
 
     /// This process first, then its forwarders by name.
     pub fn all(&self) -> Vec<Process> {
-        let (draining, making) = (self.draining.is_on(), self.draining.making());
-        let drain = Drain { draining, making, ready: draining && making == 0 };
+        let drain = self.draining.tell(self.session.len(), true);
         let own = Process { drain: Some(drain), ..self.own.clone() };
         let known = self.known.borrow();
         let forwarders = self.local.serving(&self.forwarder_service).into_iter();
@@ -100,15 +103,20 @@ impl Processes {
     }
 
     /// Has all take no new connections, or take them again: first this process, so that nothing new comes to the
-    /// others. Answers how far each is.
-    pub async fn drain(&self, undo: bool) -> Vec<Process> {
-        if self.draining.is_on() == undo {
-            info!(undo, "drains by command");
+    /// others. What is to be closed is closed here, along its path; forwarders close what they have beyond that.
+    /// Answers how far each is: it is asked again until that is enough.
+    pub async fn drain(&self, level: Level) -> Vec<Process> {
+        if (self.draining.is_on(), self.draining.closes()) != (level != Level::Serve, level == Level::Close) {
+            info!(?level, connections = self.session.len(), "drains by command");
         }
-        self.draining.set(!undo);
+        self.draining.set(level);
+        if level == Level::Close {
+            self.session.end_all();
+        }
+        let level = if level == Level::Close && !self.session.is_empty() { Level::Refuse } else { level };
         let forwarders = self.local.serving(&self.forwarder_service);
         let told = forwarders.iter().map(|(entry, address)| async move {
-            let told = timeout(PATIENCE, self.drain_one(address, undo)).await;
+            let told = timeout(PATIENCE, self.drain_one(address, level)).await;
             let told = told.unwrap_or_else(|_| Err("no answer in time".to_owned()));
             told.unwrap_or_else(|why| unknown(&entry.name, why))
         });
@@ -119,9 +127,9 @@ impl Processes {
         self.all()
     }
 
-    async fn drain_one(&self, address: &Address, undo: bool) -> Result<Process, String> {
+    async fn drain_one(&self, address: &Address, level: Level) -> Result<Process, String> {
         let channel = self.channels.get(address).await.map_err(|error| with_causes(&error))?;
-        let answer = ProcessStatusClient::new(channel.grpc.clone()).drain(DrainRequest { undo }).await;
+        let answer = ProcessStatusClient::new(channel.grpc.clone()).drain(DrainRequest::from(level)).await;
         Ok(answer.map_err(|status| why(&status))?.into_inner())
     }
 

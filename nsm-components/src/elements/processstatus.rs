@@ -5,11 +5,12 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request as Call, Response, Status};
 
 use super::{
-    drain::Draining,
+    drain::{Draining, Level},
     grpc::accepted,
     nodestatus::admit,
     xconnect::{AdoptionReport, Xconnect},
@@ -17,11 +18,10 @@ use super::{
 use crate::{
     api::{
         feature,
-        node::{
-            Adoption, Drain, DrainRequest, Process, WatchProcessRequest, process_status_server::ProcessStatus,
-        },
+        node::{Adoption, DrainRequest, Process, WatchProcessRequest, process_status_server::ProcessStatus},
         trust::Trust,
     },
+    chain::Session,
     dataplane::Kernel,
 };
 
@@ -32,18 +32,23 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct ProcessStatusService<K> {
     process: Process,
     draining: Draining,
+    session: Arc<Session>,
     xconnect: Xconnect<K>,
     trust: Trust,
     stop: CancellationToken,
+    /// What the sweep is that closes what no session has; it goes on when its caller does not wait.
+    sweep: Arc<Mutex<Option<JoinHandle<()>>>>,
     /// Whether the next process is told that this one stops.
     marked: Arc<Mutex<bool>>,
 }
 
 impl<K> Clone for ProcessStatusService<K> {
     fn clone(&self) -> Self {
-        let Self { process, draining, xconnect, trust, stop, marked } = self;
+        let Self { process, draining, session, xconnect, trust, stop, sweep, marked } = self;
         let (process, draining, xconnect) = (process.clone(), draining.clone(), xconnect.clone());
-        Self { process, draining, xconnect, trust: trust.clone(), stop: stop.clone(), marked: marked.clone() }
+        let (session, trust, stop) = (session.clone(), trust.clone(), stop.clone());
+        let (sweep, marked) = (sweep.clone(), marked.clone());
+        Self { process, draining, session, xconnect, trust, stop, sweep, marked }
     }
 }
 
@@ -71,23 +76,34 @@ impl<K: Kernel> ProcessStatusService<K> {
     pub fn new(
         name: &str,
         draining: Draining,
+        session: Arc<Session>,
         xconnect: Xconnect<K>,
         trust: Trust,
         stop: CancellationToken,
     ) -> Self {
-        Self { process: incarnation(name), draining, xconnect, trust, stop, marked: Arc::default() }
+        let (sweep, marked) = (Arc::default(), Arc::default());
+        Self { process: incarnation(name), draining, session, xconnect, trust, stop, sweep, marked }
     }
 
     fn now(&self) -> Process {
-        let (draining, making) = (self.draining.is_on(), self.draining.making());
-        let drain = Drain { draining, making, ready: draining && making == 0 && *self.marked.lock() };
+        let connections = self.session.len().max(self.xconnect.len());
+        let drain = self.draining.tell(connections, *self.marked.lock());
         let adoption = adoption(&self.xconnect.adoption().report());
         Process { drain: Some(drain), adoption: Some(adoption), ..self.process.clone() }
     }
 
     /// Begins to drain or ends it, and keeps what the next process is told in step.
-    async fn drain(&self, on: bool) {
-        self.draining.set(on);
+    async fn drain(&self, level: Level) {
+        self.draining.set(level);
+        if level == Level::Close {
+            self.session.end_all();
+            let mut sweep = self.sweep.lock();
+            if sweep.as_ref().is_none_or(JoinHandle::is_finished) {
+                let xconnect = self.xconnect.clone();
+                *sweep = Some(tokio::spawn(async move { xconnect.close_left().await }));
+            }
+        }
+        let on = level != Level::Serve;
         let marked = *self.marked.lock();
         if on && !marked && self.draining.making() == 0 {
             *self.marked.lock() = self.xconnect.quiesce().await;
@@ -124,7 +140,7 @@ impl<K: Kernel> ProcessStatus for ProcessStatusService<K> {
 
     async fn drain(&self, call: Call<DrainRequest>) -> Result<Response<Process>, Status> {
         admit(&accepted(&call)?, &self.trust)?;
-        Self::drain(self, !call.into_inner().undo).await;
+        Self::drain(self, call.into_inner().into()).await;
         Ok(Response::new(self.now()))
     }
 }

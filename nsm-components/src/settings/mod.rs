@@ -19,8 +19,8 @@ pub(crate) use self::reader::Reader;
 pub use self::{
     components::{
         Common, Connections, DnsServers, Endpoint, Forwarder, IdentityAgent, IdentityAuthority,
-        IdentityStandalone, IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Policies, Registry, Shown, Standalone,
-        Storage,
+        IdentityStandalone, IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Policies, Purge, Registry, Shown,
+        Standalone, Storage,
     },
     loglevel::LogLevel,
     recorded::Recorded,

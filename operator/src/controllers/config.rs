@@ -8,7 +8,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use kube::{ResourceExt, runtime::controller::Action};
-use nsm_crds::{Component, NSMConfig, RolloutStatus};
+use nsm_crds::{Component, DesiredNode, NSMConfig, RolloutStatus};
 use serde_json::Value;
 
 use super::{
@@ -314,6 +314,10 @@ fn superfluous(mesh: &Mesh, tiers: &[Tier], keep: &BTreeSet<Key>, context: &Cont
 async fn adopt(mesh: &Mesh, context: &Context) -> Result<(), Error> {
     for node in context.known.nodes() {
         if node.owner_references().iter().all(|owner| owner.uid != mesh.owner.uid) {
+            // Of a mesh that was just removed: this one wants its connections.
+            if !node.owner_references().is_empty() && node.spec.spec.desired == DesiredNode::Drained {
+                context.writer.want(&node, DesiredNode::Serving).await?;
+            }
             context.writer.adopt(&node, Some(&mesh.owner)).await?;
         }
     }

@@ -5,6 +5,7 @@ mod attempts;
 mod config;
 mod daemons;
 mod endpoint;
+mod nodes;
 mod rehearsal;
 mod report;
 mod service;
@@ -80,6 +81,7 @@ pub struct Context {
     rehearsals: Rehearsals,
     moves: Mutex<Moves>,
     deleting: Since,
+    draining: nodes::Draining,
     marked: Written<String, ()>,
     deleted: Written<String, ()>,
     configs: Written<String, NSMConfigStatus>,
@@ -108,6 +110,7 @@ impl Context {
             rehearsals: Rehearsals::default(),
             moves: Mutex::default(),
             deleting: Since::default(),
+            draining: nodes::Draining::default(),
             marked: Written::default(),
             deleted: Written::default(),
             configs: Written::default(),

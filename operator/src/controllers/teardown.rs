@@ -1,5 +1,5 @@
-//! Removing a mesh: what serves others goes after these, each when its pods have ended, and the
-//! `NSMConfig` last of all.
+//! Removing a mesh: first its connections are closed. What serves others goes after these, each when its pods
+//! have ended, and the `NSMConfig` last of all.
 
 use std::time::Duration;
 
@@ -8,13 +8,18 @@ use nsm_crds::{DeletionPolicy, NSMConfig};
 use serde_json::json;
 use tracing::info;
 
-use super::{Context, Error, daemons};
+use super::{
+    Context, Error, daemons,
+    nodes::{self, Nodes},
+};
 use crate::{
     apply::Pods,
     dereference::Owned,
-    names::FINALIZER,
+    names::{FINALIZER, component},
+    object::Kind,
     plan, render,
     status::{self, Outcome},
+    validate,
 };
 
 /// How long endpoints may take to close their connections before the mesh goes without them.
@@ -43,6 +48,16 @@ pub(super) async fn step(config: &NSMConfig, context: &Context) -> Result<Option
         return Ok(Some(Outcome::Deleting("waits for the endpoints of templates to end".into())));
     }
     let owned = context.known.controlled_by(&config.uid().unwrap_or_default());
+    // Without nsmgrs there is nobody to ask.
+    let asks =
+        |object: &Owned| object.key.kind == Kind::DaemonSet && object.key.component() == component::NSMGR;
+    if owned.iter().any(asks)
+        && let Nodes::Closing(nodes) =
+            nodes::drain(config, validate::teardown_timeout(config), context).await?
+    {
+        let nodes = plan::summary(nodes);
+        return Ok(Some(Outcome::Deleting(format!("waits for nodes to close their connections: {nodes}"))));
+    }
     let Some(turn) = owned.iter().map(|object| plan::teardown_order(&object.key)).min() else {
         daemons::unmark(context).await?;
         return done(config, context).await;
@@ -53,7 +68,8 @@ pub(super) async fn step(config: &NSMConfig, context: &Context) -> Result<Option
         context.delete(object, Pods::First).await?;
     }
     let names: Vec<_> = now.iter().map(|object| object.key.to_string()).collect();
-    Ok(Some(Outcome::Deleting(format!("waits for the end of {}", names.join(", ")))))
+    let left = nodes::left(config, context).map(|words| format!("; {words}")).unwrap_or_default();
+    Ok(Some(Outcome::Deleting(format!("waits for the end of {}{left}", names.join(", ")))))
 }
 
 /// What is to become of the mesh.
@@ -69,8 +85,8 @@ fn endpoints_may_end(config: &NSMConfig, context: &Context) -> bool {
     waited < PATIENCE && context.known.runs_templates()
 }
 
-/// How long to wait for endpoints at most.
-pub(super) const LOOK: Duration = PATIENCE;
+/// When to look again: how long endpoints and nodes take is no event.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// Takes everything off its owner, so that the garbage collector leaves it.
 async fn release(config: &NSMConfig, context: &Context) -> Result<(), Error> {

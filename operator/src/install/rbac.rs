@@ -167,7 +167,7 @@ fn endpoint_workloads() -> Vec<PolicyRule> {
 
 fn nsmgr() -> Vec<PolicyRule> {
     vec![
-        rule(OPERATOR_GROUP, &["nsmnodestates"], &["get", "create", "patch"], &[]),
+        rule(OPERATOR_GROUP, &["nsmnodestates"], &["get", "list", "watch", "create", "patch"], &[]),
         rule(OPERATOR_GROUP, &["nsmnodestates/status"], &["patch"], &[]),
     ]
 }

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::api::{
     Connection, PathSegment, feature,
     mechanism::{self, MTU_REASON, SERVER_RX_BYTES, SERVER_TX_BYTES},
-    node::{Adoption, NodeConnection, NodeConnections, Process},
+    node::{Adoption, Drain, NodeConnection, NodeConnections, Process},
 };
 
 /// All connections of a node, by client.
@@ -38,6 +38,8 @@ pub(super) struct DrainState {
     pub(super) draining: bool,
     pub(super) making: u64,
     pub(super) ready: bool,
+    pub(super) closing: bool,
+    pub(super) connections: u64,
 }
 
 /// What became of the connections that it found at its start.
@@ -162,8 +164,10 @@ impl Listing {
 impl Running {
     pub(super) fn new(told: Process) -> Self {
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
-        let drain =
-            told.drain.map(|it| DrainState { draining: it.draining, making: it.making, ready: it.ready });
+        let drain = told.drain.map(|it| {
+            let Drain { draining, making, ready, closing, connections } = it;
+            DrainState { draining, making, ready, closing, connections }
+        });
         Self {
             name: told.name,
             version: some(told.version),
@@ -260,7 +264,7 @@ pub(super) mod tests {
         Mechanism, Path,
         connection::State,
         connectioncontext::{ConnectionContext, IpContext},
-        node::{Drain, Heal},
+        node::Heal,
     };
 
     fn at(seconds: i64) -> prost_types::Timestamp {
@@ -326,7 +330,7 @@ pub(super) mod tests {
         let heal = Some(Heal { at: Some(at(1_700_000_010)), cause: "fwd-1 was killed".into() });
         let told = NodeConnection { last_heal: heal, heals: 2, ..told("nsc-1", State::Up) };
         let adoption = Adoption { baseline: 4, recovered: 2, closed_by_client: 1, ..Default::default() };
-        let drain = Drain { draining: true, making: 1, ready: false };
+        let drain = Drain { draining: true, making: 1, connections: 3, ..Drain::default() };
         let forwarder = Process {
             name: "fwd-1".into(),
             version: "0.1.0".into(),
@@ -347,7 +351,7 @@ pub(super) mod tests {
             "nsmgr": "nsmgr-1",
             "processes": [{
                 "name": "fwd-1", "version": "0.1.0", "featureLevel": 1, "instance": "a",
-                "drain": {"draining": true, "making": 1, "ready": false},
+                "drain": {"draining": true, "making": 1, "ready": false, "closing": false, "connections": 3},
                 "adoption": {
                     "baseline": 4, "recovered": 2, "closedByClient": 1, "lost": 0,
                     "longestGapMilliseconds": 0, "quiesced": false,

@@ -118,6 +118,9 @@ fn drain(process: &Running) -> Option<String> {
         0 => "not ready to stop yet".to_owned(),
         making => format!("{making} are being made still"),
     };
+    if drain.closing && drain.connections > 0 {
+        return Some(format!("{} closes all connections: {} are left", process.name, drain.connections));
+    }
     Some(format!("{} takes no new connections: {rest}", process.name))
 }
 
@@ -233,7 +236,7 @@ nsc-1        finance  nse-1     UP                 1m50s  KERNEL>VXLAN  nsm-1   
     #[test]
     fn above_the_table_stands_who_takes_no_new_connections_and_in_a_wide_one_what_was_found() {
         let adoption = Adoption { baseline: 4, recovered: 2, lost: 1, ..Default::default() };
-        let drain = Drain { draining: true, making: 2, ready: false };
+        let drain = Drain { draining: true, making: 2, ..Drain::default() };
         let process =
             |drain| Process { name: "fwd-1".into(), drain, adoption: Some(adoption), ..Default::default() };
         let lines = |drain, wide| {

@@ -29,7 +29,7 @@ impl Backoff {
 /// Delays between the tries of a watch. kube's own starts again at every event, and a watch that
 /// cannot make its first list has an event before each try: it would never slow down.
 #[derive(Debug, Default)]
-pub(super) struct WatchBackoff {
+pub(in crate::apps) struct WatchBackoff {
     backoff: Option<Backoff>,
     last: Option<Instant>,
 }

@@ -43,6 +43,7 @@ mod tls;
 mod workload_api;
 mod x509;
 
+pub(super) use backoff::WatchBackoff;
 pub use control::{Rotation, rotate};
 pub use error::Error;
 pub use probe::{ProbeError, probe_agent, probe_authority};

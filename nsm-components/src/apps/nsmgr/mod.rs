@@ -2,6 +2,7 @@
 //! endpoints register with it.
 
 mod report;
+mod wanted;
 
 use std::sync::Arc;
 
@@ -146,7 +147,9 @@ pub(super) async fn run_with(settings: Nsmgr, vitals: Vitals, stop: Cancellation
     figures::index(&mesh.metrics, &index);
     let (chain, session) = chain(&mesh, &settings, &monitor, index.clone(), local.clone(), draining.clone());
     let (name, service) = (&settings.common.name, &settings.forwarder_service);
-    let processes = Arc::new(Processes::new(name, draining, local.clone(), service, mesh.channels.clone()));
+    let channels = mesh.channels.clone();
+    let processes =
+        Arc::new(Processes::new(name, draining, session.clone(), local.clone(), service, channels));
     let _following = AbortOnDropHandle::new(tokio::spawn(processes.clone().run()));
     let moving = NetSvcMonitor { index, monitor: monitor.clone(), session };
     let _moving = AbortOnDropHandle::new(tokio::spawn(moving.run()));
@@ -163,7 +166,9 @@ pub(super) async fn run_with(settings: Nsmgr, vitals: Vitals, stop: Cancellation
                 processes: processes.clone(),
                 outage: mesh.source.outage(),
             };
-            Some(AbortOnDropHandle::new(tokio::spawn(reporter.run(client))))
+            let wanted = wanted::obey(client.clone(), node.clone(), processes.clone());
+            let running = async { tokio::join!(reporter.run(client), wanted) };
+            Some(AbortOnDropHandle::new(tokio::spawn(running)))
         }
         None => None,
     };

@@ -17,8 +17,8 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use nsm_crds::{
-    CONDITION_READY, ConnectionCounts, ConnectionState, ForwarderAdoption, NSMNodeState, NSMNodeStateStatus,
-    NodeEndpoint, NodeReason, NodeService, NodeVersions, Reason, UnhealthyConnection,
+    CONDITION_DRAINED, CONDITION_READY, ConnectionCounts, ConnectionState, ForwarderAdoption, NSMNodeState,
+    NSMNodeStateStatus, NodeEndpoint, NodeReason, NodeService, NodeVersions, Reason, UnhealthyConnection,
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -179,6 +179,37 @@ fn endpoint(
     }
 }
 
+/// `Drained` of the node, while all connections are to be closed; `since` says when it was as it is.
+fn drained(processes: &[Process], since: &mut Option<(bool, Timestamp)>) -> Option<Condition> {
+    let closing = processes.first().and_then(|own| own.drain).is_some_and(|drain| drain.closing);
+    if !closing {
+        *since = None;
+        return None;
+    }
+    let left = |one: &Process| match one.drain {
+        Some(drain) if drain.ready && drain.closing => None,
+        Some(drain) => Some(format!("{} has {} connections", one.name, drain.connections)),
+        None => Some(format!("{}: {}", one.name, one.unknown)),
+    };
+    let left: Vec<_> = processes.iter().filter_map(left).collect();
+    let done = left.is_empty();
+    let (reason, message) = if done {
+        (NodeReason::NothingLeft, "all connections are closed, and none is taken".to_owned())
+    } else {
+        (NodeReason::Closing, left.join("; "))
+    };
+    let (_, at) = since.filter(|(before, _)| *before == done).unwrap_or_else(|| (done, Timestamp::now()));
+    *since = Some((done, at));
+    Some(Condition {
+        type_: CONDITION_DRAINED.to_owned(),
+        status: if done { "True" } else { "False" }.to_owned(),
+        reason: reason.as_str().to_owned(),
+        message,
+        last_transition_time: Time(at),
+        observed_generation: None,
+    })
+}
+
 /// `Ready` of the node.
 fn ready(forwarders: usize, since: Timestamp, outage: Option<&Outage>) -> Condition {
     let (status, reason, mut message) = if forwarders > 0 {
@@ -211,6 +242,7 @@ impl Reporter {
         let instance = uuid::Uuid::new_v4().to_string();
         let (mut written, mut since) = (None, HashMap::new());
         let mut changed_at = (usize::MAX, Timestamp::now());
+        let mut drained_at = None;
         let mut changes = self.monitor.watch();
         loop {
             // A change, or the time to look at the registrations; then what else comes meanwhile.
@@ -225,6 +257,7 @@ impl Reporter {
             let mut status = self.status(&mut since);
             status.observed_instance.clone_from(&instance);
             status.conditions = vec![ready(forwarders, changed_at.1, self.outage.borrow().as_ref())];
+            status.conditions.extend(drained(&self.processes.all(), &mut drained_at));
             if written.as_ref() == Some(&status) {
                 continue;
             }
@@ -356,6 +389,37 @@ mod tests {
             told.complete && (told.recovered, told.longest_gap_milliseconds) == (Some(2), Some(7)),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn the_node_is_drained_when_it_and_all_its_forwarders_have_closed_everything() {
+        let process = |name: &str, closing, connections| Process {
+            name: name.into(),
+            drain: Some(Drain {
+                draining: true,
+                closing,
+                connections,
+                ready: !closing || connections == 0,
+                making: 0,
+            }),
+            ..Process::default()
+        };
+        let mut since = None;
+        let mut told = |processes: &[Process]| {
+            drained(processes, &mut since).map(|told| (told.status, told.reason, told.message))
+        };
+        assert_eq!(told(&[process("nsmgr", false, 3)]), None, "it drains, and closes nothing");
+        let (status, reason, message) = told(&[process("nsmgr", true, 0), process("fwd", true, 2)]).unwrap();
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "Closing"));
+        assert_eq!(message, "fwd has 2 connections");
+        let not_asked = told(&[process("nsmgr", true, 0), process("fwd", false, 0)]).unwrap();
+        assert_eq!(not_asked.0, "False", "it still takes some back");
+        let unknown =
+            Process { name: "fwd".into(), unknown: "no answer in time".into(), ..Process::default() };
+        let silent = told(&[process("nsmgr", true, 0), unknown]).unwrap();
+        assert_eq!((silent.0.as_str(), silent.2.as_str()), ("False", "fwd: no answer in time"));
+        let done = told(&[process("nsmgr", true, 0), process("fwd", true, 0)]).unwrap();
+        assert_eq!((done.0.as_str(), done.1.as_str()), ("True", "NothingLeft"));
     }
 
     #[test]

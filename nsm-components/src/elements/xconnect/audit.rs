@@ -126,6 +126,11 @@ impl<K: Kernel> Xconnect<K> {
         }
     }
 
+    /// Removes what an earlier process left, and what could not be removed when it was closed: now.
+    pub async fn close_left(&self) {
+        self.sweep(true).await;
+    }
+
     async fn look(&self, rules: &Rules) {
         match self.dataplane.audit(&self.known.footprints()).await {
             Ok((orphans, unlinked)) => {

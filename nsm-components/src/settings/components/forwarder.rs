@@ -44,10 +44,13 @@ impl Forwarder {
             tunnel_ip: reader.ip(vars::NSM_TUNNEL_IP),
             vxlan_port: reader.port(vars::NSM_VXLAN_PORT, 4789),
             mechanism_priority: reader.list(vars::NSM_MECHANISM_PRIORITY, ""),
-            base_dir: reader
-                .text(vars::NSM_BASE_DIR, &format!("{}/connections", names::FORWARDER_DIR))
-                .into(),
+            base_dir: base_dir(&mut reader),
         };
         reader.finish(settings)
     }
+}
+
+/// `NSM_BASE_DIR` of a forwarder.
+pub(super) fn base_dir(reader: &mut Reader<'_>) -> PathBuf {
+    reader.text(vars::NSM_BASE_DIR, &format!("{}/connections", names::FORWARDER_DIR)).into()
 }

@@ -8,6 +8,7 @@ mod nsc;
 mod nse;
 mod nsmgr;
 mod policies;
+mod purge;
 mod registry;
 mod standalone;
 
@@ -22,6 +23,7 @@ pub use self::{
     nse::{DnsServers, IpamPolicy, Nse},
     nsmgr::Nsmgr,
     policies::Policies,
+    purge::Purge,
     registry::{Registry, Storage},
     standalone::Standalone,
 };
