@@ -5,6 +5,8 @@
 //! one mesh a cluster.
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, missing_docs)]
 
+#[path = "cluster/deletions.rs"]
+mod deletions;
 #[path = "cluster/kubectl.rs"]
 mod kubectl;
 #[path = "cluster/mesh.rs"]

@@ -26,7 +26,7 @@ use crate::{
     dereference::Known,
     health::{self, Health},
     lease::{Candidate, Fence},
-    ledger::Ledger,
+    ledger::{Calm, Ledger},
     metrics::Metrics,
     preflight,
     server::Server,
@@ -92,7 +92,7 @@ pub fn logs(filter: &str) -> Result<(), Error> {
 }
 
 /// A client with the rights of this process, which tells the API server the name of its pod.
-pub async fn client(identity: &str, metrics: &Metrics) -> Result<Client, Error> {
+pub async fn client(identity: &str, metrics: &Metrics, calm: &Calm) -> Result<Client, Error> {
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut config = Config::infer().await?;
@@ -102,8 +102,8 @@ pub async fn client(identity: &str, metrics: &Metrics) -> Result<Client, Error> 
     let agent = http::HeaderValue::try_from(agent).map_err(|_| Error::Identity { name: identity.into() })?;
     config.headers.push((http::header::USER_AGENT, agent));
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let metrics = metrics.clone();
-    let ledger = layer_fn(move |inner| Ledger::new(inner, metrics.clone(), host.clone()));
+    let (metrics, calm) = (metrics.clone(), calm.clone());
+    let ledger = layer_fn(move |inner| Ledger::new(inner, metrics.clone(), host.clone(), calm.clone()));
     let builder = ClientBuilder::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
     Ok(builder.with_layer(&ledger).build())
 }
@@ -127,6 +127,7 @@ pub async fn run(
     installation: Installation,
     options: &Options,
     metrics: Metrics,
+    calm: Calm,
 ) -> Result<(), Error> {
     let Options { identity, listen_on, node_timeout, watch_timeout } = options;
     let stop = stop_signal()?;
@@ -152,7 +153,8 @@ pub async fn run(
         let writer = Writer::new(client.clone(), fence.clone(), metrics.clone()).telling_as(identity);
         let context =
             Context::new(Known::new(stores.clone()), writer, installation.clone(), server, metrics.clone());
-        lead(context.with_node_timeout(*node_timeout), &fence, &mut changes, stop.clone()).await;
+        let context = context.with_node_timeout(*node_timeout).with_calm(calm.clone());
+        lead(context, &fence, &mut changes, stop.clone()).await;
     }
     leave.send_replace(true);
     // It ends within the time of one request.

@@ -4,7 +4,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use nsm_operator::{daemon, forecast, install, metrics::Metrics, names, validate::Installation};
+use nsm_operator::{
+    daemon, forecast, install, ledger::Calm, metrics::Metrics, names, validate::Installation,
+};
 
 /// Kubernetes operator for Network Service Mesh.
 #[derive(Parser)]
@@ -130,7 +132,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Run(options) => run(options).await,
         Command::Remove(options) => {
             daemon::logs("info")?;
-            let client = daemon::client("remove", &Metrics::default()).await?;
+            let client = daemon::client("remove", &Metrics::default(), &Calm::default()).await?;
             nsm_operator::remove::mesh(&client, options.timeout).await?;
             Ok(())
         }
@@ -155,7 +157,7 @@ async fn plan(options: Plan) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(error) => return Ok(refuse(&error)),
     };
-    let client = daemon::client("plan", &Metrics::default()).await?;
+    let client = daemon::client("plan", &Metrics::default(), &Calm::default()).await?;
     let installation = forecast::installation(&client, &namespace, mesh_image).await?;
     let forecast = match forecast::forecast(&client, &name, &spec, &installation).await {
         Ok(forecast) => forecast,
@@ -182,10 +184,11 @@ async fn run(options: Run) -> anyhow::Result<()> {
         service_account: options.service_account,
     };
     let metrics = Metrics::default();
-    let client = daemon::client(&options.identity, &metrics).await?;
+    let calm = Calm::default();
+    let client = daemon::client(&options.identity, &metrics, &calm).await?;
     let Run { identity, listen_on, node_timeout, watch_timeout, .. } = options;
     let options = daemon::Options { identity, listen_on, node_timeout, watch_timeout };
-    daemon::run(client, installation, &options, metrics).await?;
+    daemon::run(client, installation, &options, metrics, calm).await?;
     Ok(())
 }
 

@@ -8,6 +8,15 @@ use std::{
     time::Duration,
 };
 
+/// Names of the lines of a histogram.
+#[derive(Clone, Copy, Debug)]
+pub struct Histogram {
+    base: &'static str,
+    bucket: &'static str,
+    sum: &'static str,
+    count: &'static str,
+}
+
 /// One figure: its name, kind and meaning.
 struct Figure {
     name: &'static str,
@@ -20,10 +29,23 @@ pub const RECONCILES: &str = "controller_runtime_reconcile_total";
 /// Reconciles that failed, by controller.
 pub const RECONCILE_ERRORS: &str = "controller_runtime_reconcile_errors_total";
 /// Time of reconciles, by controller.
-pub const RECONCILE_TIME: &str = "controller_runtime_reconcile_time_seconds";
-const RECONCILE_TIME_BUCKET: &str = "controller_runtime_reconcile_time_seconds_bucket";
-const RECONCILE_TIME_SUM: &str = "controller_runtime_reconcile_time_seconds_sum";
-const RECONCILE_TIME_COUNT: &str = "controller_runtime_reconcile_time_seconds_count";
+pub const RECONCILE_TIME: Histogram = Histogram {
+    base: "controller_runtime_reconcile_time_seconds",
+    bucket: "controller_runtime_reconcile_time_seconds_bucket",
+    sum: "controller_runtime_reconcile_time_seconds_sum",
+    count: "controller_runtime_reconcile_time_seconds_count",
+};
+/// Objects that wait to be looked at, by controller.
+pub const QUEUED: &str = "workqueue_depth";
+/// How often one began to wait, by controller.
+pub const ADDED: &str = "workqueue_adds_total";
+/// How long they waited, by controller.
+pub const QUEUE_TIME: Histogram = Histogram {
+    base: "workqueue_queue_duration_seconds",
+    bucket: "workqueue_queue_duration_seconds_bucket",
+    sum: "workqueue_queue_duration_seconds_sum",
+    count: "workqueue_queue_duration_seconds_count",
+};
 /// Whether this process leads.
 pub const LEADS: &str = "leader_election_master_status";
 /// Requests to the API server, by answer, host and method.
@@ -47,10 +69,13 @@ pub const CONNECTIONS: &str = "nsm_connections";
 /// The version.
 pub const BUILD: &str = "nsm_operator_build_info";
 
-const FIGURES: [Figure; 14] = [
+const FIGURES: [Figure; 17] = [
     Figure { name: RECONCILES, kind: "counter", help: "Reconciles, by controller and result" },
     Figure { name: RECONCILE_ERRORS, kind: "counter", help: "Reconciles that failed, by controller" },
-    Figure { name: RECONCILE_TIME, kind: "histogram", help: "Time of reconciles, by controller" },
+    Figure { name: RECONCILE_TIME.base, kind: "histogram", help: "Time of reconciles, by controller" },
+    Figure { name: QUEUED, kind: "gauge", help: "Objects that wait for a reconcile, by controller" },
+    Figure { name: ADDED, kind: "counter", help: "How often an object began to wait, by controller" },
+    Figure { name: QUEUE_TIME.base, kind: "histogram", help: "How long objects waited, by controller" },
     Figure { name: ACTIVE, kind: "gauge", help: "Reconciles under way, by controller" },
     Figure { name: WORKERS, kind: "gauge", help: "Reconciles that may be under way, by controller" },
     Figure {
@@ -98,18 +123,18 @@ impl Metrics {
         self.lock().insert((name, words(labels)), value);
     }
 
-    /// Notes how long a reconcile took.
-    pub fn took(&self, labels: &[(&str, &str)], time: Duration) {
+    /// Notes how long something took.
+    pub fn took(&self, histogram: Histogram, labels: &[(&str, &str)], time: Duration) {
         let seconds = time.as_secs_f64();
         for bound in BUCKETS {
             let bound_text = bound.to_string();
             let bucket = [labels, &[("le", bound_text.as_str())]].concat();
             let inside = if seconds <= bound { 1.0 } else { 0.0 };
-            self.add(RECONCILE_TIME_BUCKET, &bucket, inside);
+            self.add(histogram.bucket, &bucket, inside);
         }
-        self.add(RECONCILE_TIME_BUCKET, &[labels, &[("le", "+Inf")]].concat(), 1.0);
-        self.add(RECONCILE_TIME_SUM, labels, seconds);
-        self.add(RECONCILE_TIME_COUNT, labels, 1.0);
+        self.add(histogram.bucket, &[labels, &[("le", "+Inf")]].concat(), 1.0);
+        self.add(histogram.sum, labels, seconds);
+        self.add(histogram.count, labels, 1.0);
     }
 
     /// The figures as Prometheus reads them.
@@ -140,8 +165,9 @@ impl Metrics {
     }
 }
 
-fn base(name: &str) -> &str {
-    if name.starts_with(RECONCILE_TIME) { RECONCILE_TIME } else { name }
+fn base(name: &'static str) -> &'static str {
+    let histogram = [RECONCILE_TIME, QUEUE_TIME].into_iter().find(|known| name.starts_with(known.base));
+    histogram.map_or(name, |histogram| histogram.base)
 }
 
 fn words(labels: &[(&str, &str)]) -> String {
@@ -163,7 +189,7 @@ mod tests {
         metrics.count(WRITES, &[("kind", "Service"), ("reason", "drift")]);
         metrics.count(WRITES, &[("kind", "Service"), ("reason", "drift")]);
         metrics.set(LEADS, &[("name", "a\"b")], 1.0);
-        metrics.took(&[("controller", "c")], Duration::from_millis(20));
+        metrics.took(RECONCILE_TIME, &[("controller", "c")], Duration::from_millis(20));
         let text = metrics.text();
         for line in [
             "# TYPE nsm_operator_writes_total counter",

@@ -127,6 +127,7 @@ async fn each_setting_changes_only_what_depends_on_it() {
         ("manager.overrides", (requests("nsmgr"), &ALL[3..4])),
         ("forwarders", (json!([{"name": "forwarder", "overrides": requests("forwarder")}]), &ALL[4..])),
         ("deletionPolicy", (json!("Orphan"), &[])),
+        ("teardownTimeout", (json!("5m"), &[])),
     ]);
     let fields = fields();
     let known: BTreeSet<&str> = settings.keys().copied().chain(["namespace"]).collect();

@@ -122,22 +122,8 @@ mod tests {
         api::{Connection, peer::Peer},
         chain::{Chain, Policy, Session, SystemClock},
         daemon::Load,
+        elements::testing::Slow,
     };
-
-    /// Answers when it is told to.
-    struct Slow(Arc<Notify>);
-
-    #[async_trait]
-    impl Element for Slow {
-        fn name(&self) -> &'static str {
-            "slow"
-        }
-
-        async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
-            self.0.notified().await;
-            next.request(cx, request).await
-        }
-    }
 
     struct Process {
         admission: Arc<Admission>,

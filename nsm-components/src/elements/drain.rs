@@ -173,22 +173,8 @@ mod tests {
     use crate::{
         api::{Connection, Path, PathSegment},
         chain::{Chain, Policy, SystemClock},
+        elements::testing::Slow,
     };
-
-    /// Answers when it is told to.
-    struct Slow(Arc<Notify>);
-
-    #[async_trait]
-    impl Element for Slow {
-        fn name(&self) -> &'static str {
-            "slow"
-        }
-
-        async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
-            self.0.notified().await;
-            next.request(cx, request).await
-        }
-    }
 
     fn process() -> (Chain, Draining, Arc<Notify>) {
         let (draining, answer) = (Draining::default(), Arc::new(Notify::new()));

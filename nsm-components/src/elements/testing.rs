@@ -1,12 +1,14 @@
-//! Peers of tests: what a TLS connection to them gives, and tokens of theirs.
+//! Peers of tests: what a TLS connection to them gives, and tokens of theirs; and an element that takes its time.
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::KeyPair;
+use tokio::sync::Notify;
 
 use crate::{
-    chain::{Link, Result},
+    chain::{Cx, Element, Link, Next, Reply, Request, Result},
     transport::token::{self, Claims},
 };
 
@@ -36,4 +38,19 @@ pub(super) fn token(key: &KeyPair, sub: &str, aud: &str, exp: i64) -> String {
     let claims = Claims { sub: sub.into(), aud: vec![aud.into()], exp };
     let key = EncodingKey::from_ec_der(&key.serialize_der());
     jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &key).unwrap()
+}
+
+/// Answers when it is told to.
+pub(super) struct Slow(pub(super) Arc<Notify>);
+
+#[async_trait]
+impl Element for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
+    async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
+        self.0.notified().await;
+        next.request(cx, request).await
+    }
 }

@@ -6,10 +6,12 @@ mod config;
 mod daemons;
 mod endpoint;
 mod nodes;
+mod pace;
 mod rehearsal;
 mod report;
 mod service;
 mod teardown;
+mod waiting;
 
 use std::{
     convert::Infallible,
@@ -19,7 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{FutureExt, StreamExt, channel::mpsc, future::BoxFuture, stream};
+use futures::{
+    FutureExt, StreamExt,
+    channel::mpsc,
+    future::{self, BoxFuture},
+    stream,
+};
 use kube::{
     Resource, ResourceExt,
     runtime::{
@@ -35,12 +42,13 @@ use serde_json::Value;
 use tokio::sync::{mpsc::Receiver, watch};
 use tracing::{info, warn};
 
-use self::{attempts::Attempts, daemons::Moves, rehearsal::Rehearsals};
+use self::{attempts::Attempts, daemons::Moves, rehearsal::Rehearsals, waiting::Waiting};
 use crate::{
     apply::{self, Pods, Writer},
     collect::Change,
     convergence::Breaker,
     dereference::{Known, Owned, Written},
+    ledger::Calm,
     metrics::{self, Metrics},
     object::{Desired, Kind, ObjectError},
     plan::Step,
@@ -76,6 +84,7 @@ pub struct Context {
     server: Server,
     metrics: Metrics,
     node_timeout: Duration,
+    calm: Calm,
     attempts: Attempts,
     breaker: Mutex<Breaker>,
     rehearsals: Rehearsals,
@@ -105,6 +114,7 @@ impl Context {
             server,
             metrics,
             node_timeout: LIMIT,
+            calm: Calm::default(),
             attempts: Attempts::default(),
             breaker: Mutex::default(),
             rehearsals: Rehearsals::default(),
@@ -123,6 +133,13 @@ impl Context {
     #[must_use]
     pub fn with_node_timeout(mut self, node_timeout: Duration) -> Self {
         self.node_timeout = node_timeout;
+        self
+    }
+
+    /// The same, where this tells whether events are news.
+    #[must_use]
+    pub fn with_calm(mut self, calm: Calm) -> Self {
+        self.calm = calm;
         self
     }
 
@@ -327,18 +344,33 @@ async fn drive<K>(
 {
     let kind = K::kind(&()).to_lowercase();
     context.metrics.set(metrics::WORKERS, &[("controller", &kind)], concurrency.into());
-    let settings = controller::Config::default().concurrency(concurrency).debounce(Duration::from_millis(50));
-    let queue = queue.take_until(Box::pin(stopped(stop))).map(Ok::<_, Infallible>);
+    let settings = controller::Config::default().concurrency(concurrency);
+    let waiting = Waiting::new(context.metrics.clone(), &kind);
+    let asked = waiting.clone();
+    let queue = queue.take_until(Box::pin(stopped(stop))).inspect(move |what| asked.begins(what.clone()));
+    let calm = context.calm.clone();
+    let queue = pace::paced(queue, move || calm.is_calm()).map(Ok::<_, Infallible>);
     let queue = stream::StreamExt::boxed(queue);
     let retry =
         |object: Arc<K>, error: &Error, context: Arc<Context>| retry(&object_key(&*object), error, &context);
-    let reconcile = move |object: Arc<K>, context: Arc<Context>| measured(reconcile, object, context).boxed();
+    let gone = waiting.clone();
+    let reconcile = move |object: Arc<K>, context: Arc<Context>| {
+        waiting.ends(&ObjectRef::from_obj(object.as_ref()));
+        measured(reconcile, object, context).boxed()
+    };
     applier(reconcile, retry, context, store, queue, settings)
-        .for_each(|result| async move {
-            // The reconcilers' own errors are logged where the retry is decided.
-            if let Err(error @ controller::Error::RunnerError(_)) = result {
-                warn!(error = &error as &dyn std::error::Error, "a controller lost its store");
+        .for_each(|result| {
+            match result {
+                // The reconcilers' own errors are logged where the retry is decided.
+                Err(error @ controller::Error::RunnerError(_)) => {
+                    warn!(error = &error as &dyn std::error::Error, "a controller lost its store");
+                }
+                Err(controller::Error::ObjectNotFound(object)) => {
+                    gone.ends(&object.into_kind_unchecked(()));
+                }
+                _ => {}
             }
+            future::ready(())
         })
         .await;
 }
@@ -354,7 +386,7 @@ async fn measured<K: Resource<DynamicType = ()>>(
     context.metrics.add(metrics::ACTIVE, &[controller], 1.0);
     let result = reconcile(object, Arc::clone(&context)).await;
     context.metrics.add(metrics::ACTIVE, &[controller], -1.0);
-    context.metrics.took(&[controller], begun.elapsed());
+    context.metrics.took(metrics::RECONCILE_TIME, &[controller], begun.elapsed());
     let word = if result.is_ok() { "success" } else { "error" };
     context.metrics.count(metrics::RECONCILES, &[controller, ("result", word)]);
     if result.is_err() {
