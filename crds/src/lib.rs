@@ -40,8 +40,8 @@ pub use self::{
     },
     nsmconfig::{
         Component, ComponentKind, DeletionPolicy, Forwarder, Identity, Images, KnownAccount, LogLevel,
-        MeshConnections, NSMConfig, NSMConfigSpec, NSMConfigStatus, Process, PullPolicy, RolloutStatus,
-        ServiceAddress,
+        MeshConnections, NSMConfig, NSMConfigSpec, NSMConfigStatus, Process, PullPolicy, Registry,
+        RolloutStatus, ServiceAddress, Storage,
     },
     nsmnodestate::{
         ConnectionCounts, ConnectionState, DesiredNode, ForwarderAdoption, NSMNodeState, NSMNodeStateRoot,

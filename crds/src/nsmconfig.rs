@@ -44,7 +44,7 @@ pub struct NSMConfigSpec {
     pub identity: Identity,
     /// The registry of services and endpoints.
     #[serde(default)]
-    pub registry: Process,
+    pub registry: Registry,
     /// The managers, one a node.
     #[serde(default)]
     pub manager: Process,
@@ -100,6 +100,46 @@ pub struct Process {
     pub overrides: Option<Value>,
 }
 
+/// How the registry runs.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.replicas) || self.replicas == 1 || !has(self.storage) || self.storage == 'CRD'")
+    .message("registries in memory know nothing of each other: with storage Memory there is one, leave replicas out"))]
+pub struct Registry {
+    /// Where it keeps what is registered.
+    #[serde(default)]
+    pub storage: Storage,
+    /// How many run: 2 when absent, and 1 with storage Memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9))]
+    pub replicas: Option<i32>,
+    /// Part of a pod template that is laid over the operator's own: see spec.manager.overrides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub overrides: Option<Value>,
+}
+
+impl Registry {
+    /// How many run.
+    pub fn replicas(&self) -> i32 {
+        match self.storage {
+            Storage::Crd => self.replicas.unwrap_or(2),
+            Storage::Memory => 1,
+        }
+    }
+}
+
+/// Where a registry keeps what is registered.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// In NetworkServices and NetworkServiceEndpoints, as upstream's registry-k8s.
+    #[default]
+    #[serde(rename = "CRD")]
+    Crd,
+    /// In memory: after its restart all endpoints register anew.
+    Memory,
+}
+
 /// Forwarders of some nodes.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -148,7 +188,7 @@ impl Default for NSMConfigSpec {
             namespace: namespace(),
             images: Images::default(),
             identity: Identity::default(),
-            registry: Process::default(),
+            registry: Registry::default(),
             manager: Process::default(),
             forwarders: forwarders(),
             log_level: LogLevel::default(),

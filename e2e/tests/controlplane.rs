@@ -36,6 +36,8 @@ mod prune;
 mod random;
 #[path = "controlplane/recreated.rs"]
 mod recreated;
+#[path = "controlplane/registry/mod.rs"]
+mod registry;
 #[path = "controlplane/removal.rs"]
 mod removal;
 #[path = "controlplane/repair.rs"]

@@ -3,14 +3,17 @@
 //! The folders are layers; each may use only what stands above it here, and modules of one line
 //! do not know each other (`tests/arrows.rs` keeps it):
 //!
-//! 1. [`api`], [`settings`]: names, wire types and pure rules
+//! 1. [`api`], [`settings`], [`election`]: names, wire types and pure rules
 //! 2. `chain`, `transport`, `dataplane`, `daemon`: mechanisms
 //! 3. `elements`: links of chains, under upstream's names
 //! 4. `apps`: the processes, each a chain that reads top to bottom as its design
 //!
-//! Without the feature `mesh` only the names and settings are left: all that the operator needs.
+//! Without the feature `mesh` only the names and settings are left, and with
+//! `election` who of several writes: all that the operator needs.
 
 pub mod api;
+#[cfg(feature = "election")]
+pub mod election;
 pub mod settings;
 
 #[cfg(feature = "mesh")]

@@ -47,9 +47,10 @@ Examples:
 
 #[derive(Subcommand)]
 enum Process {
-    /// Keeps network services and endpoints, in memory.
+    /// Keeps network services and endpoints, in memory or in custom resources.
     ///
-    /// NSM_LISTEN_ON (tcp://:5002), SPIFFE_ENDPOINT_SOCKET, NSM_MAX_TOKEN_LIFETIME (10m).
+    /// NSM_LISTEN_ON (tcp://:5002), SPIFFE_ENDPOINT_SOCKET, NSM_MAX_TOKEN_LIFETIME (10m),
+    /// NSM_REGISTRY_STORAGE (Memory or CRD), and for CRD NSM_NAMESPACE (default) and POD_NAME.
     Registry,
     /// The node's switchboard for clients, endpoints and forwarders.
     ///

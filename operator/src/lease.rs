@@ -3,11 +3,7 @@
 use std::{pin::pin, time::Duration};
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::{
-    api::coordination::v1::{Lease, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
-};
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api, Client,
     api::PostParams,
@@ -20,7 +16,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    election::{DURATION, Decision, Election, RETRY},
+    election::{Decision, Election, RETRY, claim, released},
     metrics::{self, Metrics},
     names,
 };
@@ -129,7 +125,7 @@ impl Candidate {
         let began = Instant::now();
         let led = self.election.leads_until().is_some();
         let params = PostParams::default();
-        let wanted = claim(lease, self.election.me());
+        let wanted = claim(lease, names::MANAGER, self.election.me());
         let request = async {
             if wanted.metadata.resource_version.is_some() {
                 self.api.replace(names::MANAGER, &params, &wanted).await
@@ -159,12 +155,7 @@ impl Candidate {
     /// Gives the Lease away, so that another one need not wait.
     async fn release(&mut self) {
         self.until.send_replace(None);
-        let Some(mut lease) = self.election.held().cloned() else { return };
-        if let Some(spec) = &mut lease.spec {
-            spec.holder_identity = Some(String::new());
-            spec.lease_duration_seconds = Some(1);
-            spec.renew_time = Some(MicroTime(Timestamp::now()));
-        }
+        let Some(lease) = self.election.held().cloned().map(released) else { return };
         let params = PostParams::default();
         let request = self.api.replace(names::MANAGER, &params, &lease);
         if matches!(timeout(TIMEOUT, request).await, Ok(Ok(_))) {
@@ -180,26 +171,6 @@ impl Candidate {
         self.metrics.set(metrics::LEADS, &[("name", names::MANAGER)], leads);
         self.until.send_if_modified(|old| std::mem::replace(old, until) != until);
     }
-}
-
-/// The Lease with our name in it.
-fn claim(lease: Option<Lease>, me: &str) -> Lease {
-    let now = MicroTime(Timestamp::now());
-    let mut lease = lease.unwrap_or_else(|| Lease {
-        metadata: ObjectMeta { name: Some(names::MANAGER.into()), ..Default::default() },
-        ..Default::default()
-    });
-    let old = lease.spec.take().unwrap_or_default();
-    let taken = old.holder_identity.as_deref() != Some(me);
-    lease.spec = Some(LeaseSpec {
-        holder_identity: Some(me.into()),
-        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
-        acquire_time: if taken { Some(now.clone()) } else { old.acquire_time },
-        renew_time: Some(now),
-        lease_transitions: Some(old.lease_transitions.unwrap_or(-1).saturating_add(i32::from(taken))),
-        ..Default::default()
-    });
-    lease
 }
 
 /// The next that the watch of the Lease tells.

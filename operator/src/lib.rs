@@ -10,7 +10,7 @@
 //! | [`server`] | which API servers will do | none |
 //! | [`preflight`] | what is looked at before a leader begins | reads |
 //! | [`dereference`], [`collect`] | what the watches know, and the watches | reads |
-//! | [`election`] | which of several operators leads, from its Lease and a clock | none |
+//! | [`election`] | which of several operators leads, from its Lease and a clock; the mesh has it, too | none |
 //! | [`lease`] | the Lease, and the fence before all writes | writes it |
 //! | [`apply`] | the only writer of everything else, behind the fence | writes |
 //! | [`metrics`] | figures | none |
@@ -33,7 +33,7 @@ pub mod controllers;
 pub mod convergence;
 pub mod daemon;
 pub mod dereference;
-pub mod election;
+pub use nsm_components::election;
 pub mod forecast;
 pub mod health;
 pub mod install;

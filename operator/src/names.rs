@@ -103,6 +103,10 @@ pub mod role {
     pub const ENDPOINT_WORKLOADS: &str = "nsm-endpoint-workloads";
     /// Rights of the nsmgrs on the whole cluster.
     pub const NSMGR: &str = "nsm-nsmgr";
+    /// Rights of the registries on the whole cluster: names are mesh-wide.
+    pub const REGISTRY: &str = "nsm-registry";
+    /// Rights of the registries in the namespace of the mesh, where they keep what is registered.
+    pub const REGISTRY_WRITER: &str = "nsm-registry-writer";
     /// Rights of the authority on the whole cluster.
     pub const AUTHORITY: &str = "nsm-identity-authority";
     /// Rights of the authority on the trust bundle.

@@ -19,6 +19,8 @@ pub enum Kind {
     RoleBinding,
     /// Rights on the whole cluster.
     ClusterRoleBinding,
+    /// How many pods may be away at once.
+    PodDisruptionBudget,
     /// A stable address.
     Service,
     /// Some pods.
@@ -29,11 +31,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::RoleBinding,
         Self::ClusterRoleBinding,
+        Self::PodDisruptionBudget,
         Self::Service,
         Self::Deployment,
         Self::DaemonSet,
@@ -48,6 +51,7 @@ impl Kind {
             Self::ClusterRoleBinding => {
                 ("rbac.authorization.k8s.io", "ClusterRoleBinding", "clusterrolebindings")
             }
+            Self::PodDisruptionBudget => ("policy", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::Service => ("", "Service", "services"),
             Self::Deployment => ("apps", "Deployment", "deployments"),
             Self::DaemonSet => ("apps", "DaemonSet", "daemonsets"),

@@ -101,6 +101,7 @@ pub fn mesh(config: &NSMConfig, installation: &Installation) -> Result<Mesh, Err
         trust_domain: spec.identity.trust_domain.clone(),
         svid_lifetime: spec.identity.svid_lifetime.clone(),
         max_token_lifetime: spec.max_token_lifetime.clone(),
+        registry: spec.registry.clone(),
         forwarders: spec.forwarders.clone(),
         overrides: overrides(spec),
         addresses: BTreeMap::new(),

@@ -100,6 +100,7 @@ fn arrows_between_modules_go_up_only() {
         for import in text.split("nsm_components::").skip(1) {
             assert!(
                 import.starts_with("{api::names")
+                    || import.starts_with("election;")
                     || import.starts_with("settings")
                     || import.starts_with("api::names"),
                 "{module} uses more of the mesh than names and settings: nsm_components::{}",

@@ -84,8 +84,9 @@ fn stored(desired: &Desired, ready: i64) -> Value {
             });
         }
         Kind::Deployment => {
+            let pods = object["spec"]["replicas"].as_i64().unwrap_or(1);
             object["status"] = json!({
-                "observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": ready.min(1)
+                "observedGeneration": 1, "replicas": pods, "updatedReplicas": pods, "readyReplicas": ready.min(pods)
             });
         }
         _ => {}

@@ -11,8 +11,13 @@
 use std::{collections::BTreeMap, env, fs, path::Path};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use nsm_components::{api::trust::Trust, settings};
-use nsm_crds::{NSMConfig, NSMConfigSpec, NetworkServiceEndpoint, NetworkServiceEndpointSpec, Workload};
+use nsm_components::{
+    api::trust::Trust,
+    settings::{self, Storage},
+};
+use nsm_crds::{
+    NSMConfig, NSMConfigSpec, NetworkServiceEndpoint, NetworkServiceEndpointSpec, Registry, Workload,
+};
 use nsm_operator::{
     names,
     object::Desired,
@@ -82,6 +87,41 @@ fn manifests_are_as_committed() {
             "tests/golden/{name} differs: if that is wanted, run `UPDATE_GOLDEN=1 cargo test -p nsm-operator --test rendered`"
         );
     }
+}
+
+#[test]
+fn registries_that_share_what_they_keep_are_several_and_one_in_memory_is_alone_and_without_rights() {
+    let of_registry = |storage| -> Vec<Desired> {
+        let registry = Registry { storage, ..Registry::default() };
+        let tiers = render::mesh(&render::Mesh { registry, ..mesh() }).unwrap();
+        tiers
+            .into_iter()
+            .flat_map(|tier| tier.objects)
+            .filter(|one| one.key.name.contains("registry"))
+            .collect()
+    };
+    let kinds = |objects: &[Desired]| objects.iter().map(|one| one.key.kind.name()).collect::<Vec<_>>();
+    let deployment = |objects: &[Desired]| {
+        let found = objects.iter().find(|one| one.key.kind.is_workload()).unwrap();
+        let text = |pointer: &str| found.body.pointer(pointer).cloned().unwrap_or_default();
+        let token = text("/spec/template/spec/automountServiceAccountToken");
+        (text("/spec/replicas"), text("/spec/strategy/type"), token)
+    };
+    let (shared, alone) = (of_registry(nsm_crds::Storage::Crd), of_registry(nsm_crds::Storage::Memory));
+    assert_eq!(
+        kinds(&shared),
+        [
+            "ServiceAccount",
+            "ClusterRoleBinding",
+            "RoleBinding",
+            "Service",
+            "PodDisruptionBudget",
+            "Deployment"
+        ]
+    );
+    assert_eq!(deployment(&shared), (json!(2), json!("RollingUpdate"), json!(true)));
+    assert_eq!(kinds(&alone), ["ServiceAccount", "Service", "Deployment"]);
+    assert_eq!(deployment(&alone), (json!(1), json!("Recreate"), json!(false)));
 }
 
 #[test]
@@ -170,7 +210,11 @@ fn the_processes_read_what_is_rendered_for_them() {
     assert_eq!(nsmgr.listen_on[1].to_string(), "tcp://192.168.0.1:5001");
     let forwarder = settings::Forwarder::read(&environment("forwarder")).unwrap();
     assert_eq!(forwarder.tunnel_ip, Some([192, 168, 0, 1].into()));
-    assert_eq!(settings::Registry::read(&environment("registry")).unwrap().common.name, "registry");
+    let registry = settings::Registry::read(&environment("registry")).unwrap();
+    assert_eq!(registry.common.name, "registry");
+    let Storage::Crd { namespace, replica } = registry.storage else { panic!("{:?}", registry.storage) };
+    assert_eq!(namespace, "nsm-system");
+    assert!(replica.is_some(), "who it is among several");
     let agent = settings::IdentityAgent::read(&environment("nsm-identity-agent")).unwrap();
     assert_eq!(agent.authority_url.to_string(), "tcp://10.96.0.6:5010");
     let authority = settings::IdentityAuthority::read(&environment("nsm-identity-authority")).unwrap();

@@ -96,7 +96,8 @@ impl Account {
         &self.user
     }
 
-    pub(super) fn kubeconfig(&self) -> &PathBuf {
+    /// The file that says how to act as the account.
+    pub fn kubeconfig(&self) -> &PathBuf {
         &self.kubeconfig
     }
 }

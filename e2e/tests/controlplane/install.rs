@@ -18,9 +18,9 @@ const WORKLOADS: [(&str, bool); 5] = [
     ("forwarder", true),
 ];
 
-/// The mark of the NSMConfig; one namespace, eleven of accounts and bindings, two Services, five
-/// workloads.
-const OBJECTS: usize = 20;
+/// The mark of the NSMConfig; one namespace, thirteen of accounts and bindings, two Services, five
+/// workloads, and how many registries may be away.
+const OBJECTS: usize = 23;
 
 #[tokio::test]
 async fn a_mesh_is_installed_tier_by_tier_with_one_write_an_object() {
@@ -65,8 +65,11 @@ async fn a_mesh_is_installed_tier_by_tier_with_one_write_an_object() {
         .iter()
         .map(|component| (component.name.as_str(), component.desired, component.ready))
         .collect();
-    let expected =
-        WORKLOADS.map(|(name, on_nodes)| if on_nodes { (name, NODES, NODES) } else { (name, 1, 1) });
+    let expected = WORKLOADS.map(|(name, on_nodes)| match name {
+        "registry" => (name, 2, 2),
+        name if on_nodes => (name, NODES, NODES),
+        name => (name, 1, 1),
+    });
     assert_eq!(counts, expected);
     let table = stage.plane.kubectl(&["get", "nsm"]).unwrap();
     let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());

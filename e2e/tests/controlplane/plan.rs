@@ -69,7 +69,7 @@ async fn a_plan_of_what_is_not_there_creates_everything_and_needs_the_definition
     let (code, text, said) = Operator::plan(&stage.plane, &[], CONFIG).unwrap();
     assert_eq!(code, 2, "{said}");
     let last = text.lines().last().unwrap();
-    assert_eq!(last, "19 to create, 0 to change, 0 to replace on every node, 0 to delete");
+    assert_eq!(last, "22 to create, 0 to change, 0 to replace on every node, 0 to delete");
     let configs: Api<NSMConfig> = Api::all(stage.client.clone());
     assert!(configs.get_opt("default").await.unwrap().is_none());
 

@@ -47,9 +47,12 @@ async fn deleting_the_mesh_removes_all_of_it_and_nothing_of_others() {
     stage.plane.kubectl(&["delete", "nsm", "default", "--timeout=60s"]).unwrap();
     gone::<Namespace>(&Api::all(stage.client.clone()), &[MESH]).await.unwrap();
     gone::<NSMNodeState>(&nodes, &["node1", "node2"]).await.unwrap();
-    gone::<ClusterRoleBinding>(&Api::all(stage.client.clone()), &["nsm-nsmgr", "nsm-identity-authority"])
-        .await
-        .unwrap();
+    gone::<ClusterRoleBinding>(
+        &Api::all(stage.client.clone()),
+        &["nsm-nsmgr", "nsm-registry", "nsm-identity-authority"],
+    )
+    .await
+    .unwrap();
     gone::<RoleBinding>(&Api::namespaced(stage.client.clone(), OPERATOR), &["nsm-identity-root"])
         .await
         .unwrap();
@@ -95,7 +98,7 @@ async fn deleting_the_mesh_removes_all_of_it_and_nothing_of_others() {
 }
 
 /// What serves others goes after these, the right to remove last but for the namespace.
-pub(crate) const ORDER: [&str; 20] = [
+pub(crate) const ORDER: [&str; 23] = [
     "delete deployments bank/gateway",
     "delete daemonsets nsm-system/forwarder",
     "delete daemonsets nsm-system/nsmgr",
@@ -110,8 +113,11 @@ pub(crate) const ORDER: [&str; 20] = [
     "delete rolebindings nsm-operator/nsm-identity-root",
     "delete rolebindings nsm-system/nsm-identity-bundle-reader",
     "delete rolebindings nsm-system/nsm-identity-bundle-writer",
+    "delete rolebindings nsm-system/nsm-registry-writer",
     "delete clusterrolebindings nsm-identity-authority",
     "delete clusterrolebindings nsm-nsmgr",
+    "delete clusterrolebindings nsm-registry",
+    "delete poddisruptionbudgets nsm-system/registry",
     "delete services nsm-system/nsm-identity-authority",
     "delete services nsm-system/registry",
     "delete rolebindings nsm-system/nsm-operator-operands",

@@ -26,7 +26,10 @@ const MEMBER: &str = "applyset.kubernetes.io/part-of";
 const LABEL: &str = "app.kubernetes.io/part-of";
 
 /// Accounts that pods of the mesh have tokens of.
-const WITH_TOKENS: [&str; 3] = ["nsm-identity-authority", "nsm-identity-agent", "nsmgr"];
+const WITH_TOKENS: [&str; 4] = ["nsm-identity-authority", "nsm-identity-agent", "nsmgr", "registry"];
+
+/// Those of Deployments, whose pods Kubernetes itself replaces.
+const DEPLOYMENTS: [&str; 2] = ["nsm-identity-authority", "registry"];
 
 /// How soon an edit is written back.
 const SOON: Duration = Duration::from_secs(1);
@@ -37,7 +40,7 @@ async fn each_object_that_is_edited_or_deleted_is_written_back_within_a_second_a
     let mut members = members(&stage).unwrap();
     // With another account daemons get another revision, and so another name.
     members.sort_by_key(|member| member.resource == "serviceaccounts");
-    assert_eq!(members.len(), 19, "{members:?}");
+    assert_eq!(members.len(), 22, "{members:?}");
     let unlabelled = Patch::Merge(json!({"metadata": {"labels": {LABEL: Value::Null}}}));
     for member in &members {
         let api = member.api(&stage);
@@ -77,7 +80,7 @@ async fn each_object_that_is_edited_or_deleted_is_written_back_within_a_second_a
             // The old revision gives way, the new one is made, the old one goes, and the new one is everywhere.
             let expected = if !restarts {
                 0
-            } else if member.name.ends_with("authority") {
+            } else if DEPLOYMENTS.contains(&member.name.as_str()) {
                 1
             } else {
                 4
@@ -112,6 +115,14 @@ async fn each_setting_changes_only_what_depends_on_it() {
         ("maxTokenLifetime", (json!("20m"), &MEMBERS[..])),
         ("identity.authority.overrides", (requests("nsm-identity-authority"), &ALL[..1])),
         ("identity.agent.overrides", (requests("nsm-identity-agent"), &ALL[1..2])),
+        (
+            "registry.storage",
+            (
+                json!("Memory"),
+                &["delete clusterrolebindings nsm-registry", "nsm-registry-writer", "registry"],
+            ),
+        ),
+        ("registry.replicas", (json!(3), &ALL[2..3])),
         ("registry.overrides", (requests("registry"), &ALL[2..3])),
         ("manager.overrides", (requests("nsmgr"), &ALL[3..4])),
         ("forwarders", (json!([{"name": "forwarder", "overrides": requests("forwarder")}]), &ALL[4..])),
@@ -276,11 +287,12 @@ impl Member {
 
 /// All objects of the apply set.
 fn members(stage: &Stage) -> Result<Vec<Member>> {
-    const KINDS: [(&str, &str, &str); 7] = [
+    const KINDS: [(&str, &str, &str); 8] = [
         ("namespaces", "", "Namespace"),
         ("serviceaccounts", "", "ServiceAccount"),
         ("rolebindings", "rbac.authorization.k8s.io", "RoleBinding"),
         ("clusterrolebindings", "rbac.authorization.k8s.io", "ClusterRoleBinding"),
+        ("poddisruptionbudgets", "policy", "PodDisruptionBudget"),
         ("services", "", "Service"),
         ("deployments", "apps", "Deployment"),
         ("daemonsets", "apps", "DaemonSet"),

@@ -20,6 +20,8 @@ pub mod matching;
 #[cfg(feature = "mesh")]
 pub mod mechanism;
 #[cfg(feature = "mesh")]
+pub mod packed;
+#[cfg(feature = "mesh")]
 pub mod path;
 #[cfg(feature = "mesh")]
 pub mod peer;

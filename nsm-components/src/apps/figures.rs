@@ -14,7 +14,10 @@ use crate::{
     chain::SessionCounts,
     daemon::{Admission, Metrics, Readiness},
     dataplane::Netlink,
-    elements::{Adoption, Findings, Index, Monitor, Outcomes, Vnis, Wireguards, Xconnect, registry::Memory},
+    elements::{
+        Adoption, Findings, Index, Monitor, Outcomes, Vnis, Wireguards, Xconnect,
+        registry::{Leases, Reach, Storage},
+    },
     settings::Common,
     transport::{Channels, Counts, Source},
 };
@@ -74,8 +77,8 @@ pub(super) fn monitor(metrics: &Metrics, monitor: &Arc<Monitor>) {
 /// What a registry keeps.
 pub(super) fn registry(
     metrics: &Metrics,
-    services: &Arc<Memory<NetworkService>>,
-    endpoints: &Arc<Memory<NetworkServiceEndpoint>>,
+    services: &Arc<dyn Storage<NetworkService>>,
+    endpoints: &Arc<dyn Storage<NetworkServiceEndpoint>>,
 ) {
     gauge(metrics, services, "nsm_services_registered", "Network services that are registered.", |kept| {
         kept.size().0
@@ -89,6 +92,23 @@ pub(super) fn registry(
     gauge(metrics, endpoints, "nsm_endpoints_watches", "Streams that are told of endpoints.", |kept| {
         kept.size().1
     });
+}
+
+/// How a registry stands with the API server.
+pub(super) fn kubernetes(
+    metrics: &Metrics,
+    reach: &Reach,
+    leases: &Leases,
+    leads: impl Fn() -> bool + Send + Sync + 'static,
+) {
+    let known = reach.clone();
+    let help = "For how long what is found may be old, because the API server cannot be followed.";
+    metrics.gauge("nsm_registry_stale_seconds", help, move || {
+        known.stale().map_or(0, |(time, _)| time.as_secs().max(1))
+    });
+    gauge(metrics, leases, "nsm_registry_nodes", "Nodes whose managers refresh endpoints.", Leases::len);
+    let help = "Whether this registry is the one that ends what nobody refreshes.";
+    metrics.gauge("nsm_registry_ends_entries", help, move || u64::from(leads()));
 }
 
 /// What is known of the registry.

@@ -58,6 +58,9 @@ pub enum Error {
     /// The API server cannot be reached.
     #[error("cannot use the Kubernetes API; leave NSM_NODE_STATE empty to run without it")]
     Kubernetes(#[source] Box<kube::Error>),
+    /// The API server cannot be asked for what a registry keeps there.
+    #[error("cannot use the Kubernetes API; NSM_REGISTRY_STORAGE=Memory keeps entries without it")]
+    Storage(#[source] Box<kube::Error>),
     /// Users' policies cannot be used.
     #[error(transparent)]
     Policies(#[from] PolicyError),

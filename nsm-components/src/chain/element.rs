@@ -10,6 +10,7 @@ use tracing::{Instrument, debug_span};
 use super::Result;
 use crate::api::{
     Connection, Mechanism,
+    packed::Packed,
     peer::{Address, Files, Peer},
 };
 
@@ -93,13 +94,24 @@ pub struct Remembered {
     /// `mechanismtranslation`: mechanism towards the next process.
     pub downstream: Option<Mechanism>,
     /// `connect`: where the next process was, and the connection as it last answered it.
-    pub next: Option<(Address, Connection)>,
+    pub next: Option<Hop>,
     /// `connect`: who answered last, and the TLS connection to it.
     pub server: Option<(Peer, Arc<dyn Link>)>,
     /// `passthrough`: name of the endpoint that the connection was passed on to.
     pub passed_on: Option<String>,
     /// `recovery`: whether a former incarnation's connection was asked for.
     pub recovered: bool,
+}
+
+/// The next process on the way of a connection.
+#[derive(Clone, Debug)]
+pub struct Hop {
+    /// Where it is.
+    pub address: Address,
+    /// The endpoint that the connection leads to.
+    pub endpoint: String,
+    /// The connection as it was answered last.
+    pub answered: Packed<Connection>,
 }
 
 /// One link of a chain. It may act before `next`, after it, or instead of it.

@@ -12,7 +12,7 @@ mod session;
 pub use self::{
     backoff::{Backoff, jitter},
     clock::{BootClock, Clock, Now, Slept, SystemClock},
-    element::{Caller, Chain, Cx, Element, Link, Memory, Next, Remembered, Reply, Request},
+    element::{Caller, Chain, Cx, Element, Hop, Link, Memory, Next, Remembered, Reply, Request},
     error::{Error, Kind, Result},
     registry::{Entry, Event, Events, Query, RegistryChain, RegistryCx, RegistryElement, RegistryNext},
     session::{Cure, Policy, Session, SessionCounts, Suspended},

@@ -18,9 +18,10 @@ use crate::{
     api::{
         Connection,
         networkservice::{NetworkServiceRequest, network_service_client::NetworkServiceClient},
+        packed::Packed,
         peer::{Address, Files},
     },
-    chain::{Cx, Element, Error, Kind, Next, Reply, Request, Result},
+    chain::{Cx, Element, Error, Hop, Kind, Next, Reply, Request, Result},
     transport::{self, Channel, Channels, MAX_MESSAGE, Token, token},
 };
 
@@ -167,7 +168,8 @@ impl Connect {
     }
 
     /// Ends the way the connection took before; who waits for the new one does not wait for this.
-    async fn end_old_way(&self, cx: &Cx, (address, last): (Address, Connection), files: Files) {
+    async fn end_old_way(&self, cx: &Cx, Hop { address, answered, .. }: Hop, files: Files) {
+        let last = answered.unpack();
         let (connect, cx, id, old) = (self.clone(), cx.undo(), last.id.clone(), address.clone());
         let end = async move {
             if let Err(error) = connect.end(&cx, &address, last, &files).await {
@@ -243,8 +245,13 @@ impl Element for Connect {
         };
         let mut files = request.files;
         files.extend(received);
-        let before = cx.memory.with(|memory| memory.next.replace((address.clone(), connection.clone())));
-        if let Some(before) = before.filter(|(old, _)| *old != address) {
+        let hop = Hop {
+            address: address.clone(),
+            endpoint: connection.network_service_endpoint_name.clone(),
+            answered: Packed::of(&connection),
+        };
+        let before = cx.memory.with(|memory| memory.next.replace(hop));
+        if let Some(before) = before.filter(|old| old.address != address) {
             self.end_old_way(cx, before, files.clone()).await;
         }
         let preferences = request.preferences;
@@ -253,7 +260,7 @@ impl Element for Connect {
 
     async fn close(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<()> {
         let known = cx.memory.with(|memory| memory.next.take());
-        let address = known.as_ref().map(|(address, _)| address.clone()).or_else(|| cx.next_hop.clone());
+        let address = known.map(|hop| hop.address).or_else(|| cx.next_hop.clone());
         let ended = match address {
             Some(address) => self.end(cx, &address, request.connection.clone(), &request.files).await,
             None => Ok(()),

@@ -81,7 +81,7 @@ impl Element for MechanismTranslation {
         // that led to another endpoint.
         let endpoint = &inner.connection.network_service_endpoint_name;
         let same = cx.memory.with(|memory| {
-            let before = memory.next.as_ref().map(|(_, answered)| &answered.network_service_endpoint_name);
+            let before = memory.next.as_ref().map(|hop| &hop.endpoint);
             before.is_none_or(|before| before == endpoint)
         });
         let known = known.filter(|known| same && known.cls == class);

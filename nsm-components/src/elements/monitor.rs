@@ -29,7 +29,6 @@ use crate::{
         connection::{ConnectionEvent, ConnectionEventType, MonitorScopeSelector, State},
     },
     chain::{Cx, Element, Next, Reply, Request, Result},
-    transport::token,
 };
 
 /// A change of one connection, for this process's own use.
@@ -70,20 +69,11 @@ struct Shown {
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// Without tokens.
-    pub connection: Connection,
+    pub connection: Arc<Connection>,
     /// Why it is not up, if it is not.
     pub error: Option<String>,
     /// What became of it.
     pub past: Past,
-}
-
-/// The connection as others may see it.
-fn without_tokens(connection: &Connection) -> Connection {
-    let mut connection = connection.clone();
-    if let Some(path) = &mut connection.path {
-        path.path_segments.iter_mut().for_each(|segment| segment.token.clear());
-    }
-    connection
 }
 
 // === impl Shown ===
@@ -152,12 +142,6 @@ impl Shown {
 // === impl Known ===
 
 impl Known {
-    /// Connections that this process takes part in.
-    fn of(&self, peer: &str) -> Vec<Arc<Connection>> {
-        let all = self.connections.values().map(|shown| &shown.told);
-        all.filter(|told| told.is_of(peer)).map(|told| told.connection.clone()).collect()
-    }
-
     /// A Request was answered.
     fn answered(&mut self, told: Told, asked: Asked) {
         let (id, now) = (&told.connection.id, SystemTime::now());
@@ -211,7 +195,7 @@ impl Monitor {
         Status,
     > {
         let events = self.add(selector, Some(peer.to_owned()))?.map(|(kind, all)| {
-            let shown = |told: &Told| (told.connection.id.clone(), without_tokens(&told.connection));
+            let shown = |told: &Told| (told.connection.id.clone(), (*told.connection).clone());
             Ok(ConnectionEvent { r#type: kind.into(), connections: all.iter().map(shown).collect() })
         });
         let cut = Status::resource_exhausted("too slow, or the process stops: ask again");
@@ -238,21 +222,15 @@ impl Monitor {
 
     /// The ids under which this process asked here for the connections that it has.
     pub(super) fn ids_before(&self, peer: &str) -> Vec<String> {
-        let all = self.state.lock().of(peer);
-        // The tokens are read without the lock.
-        let before = all.iter().filter_map(|connection| connection.segment(-1));
-        let own = before.filter(|segment| token::read(&segment.token).is_ok_and(|claims| claims.sub == peer));
-        own.map(|segment| segment.id.clone()).collect()
+        let state = self.state.lock();
+        let own = state.connections.values().filter(|shown| shown.told.is_asked_by(peer));
+        own.filter_map(|shown| Some(shown.told.connection.segment(-1)?.id.clone())).collect()
     }
 
     /// The same with what became of each.
     pub fn seen(&self) -> Vec<Seen> {
         let all: Vec<_> = self.state.lock().connections.values().cloned().collect();
-        let seen = |Shown { told, error, past, .. }: Shown| Seen {
-            connection: without_tokens(&told.connection),
-            error,
-            past,
-        };
+        let seen = |Shown { told, error, past, .. }: Shown| Seen { connection: told.connection, error, past };
         all.into_iter().map(seen).collect()
     }
 
@@ -324,7 +302,8 @@ impl Element for Arc<Monitor> {
             Ok(reply) => {
                 self.answered(reply.connection.clone(), asked);
                 if let Some(below) = &self.below {
-                    let address = cx.memory.with(|memory| memory.next.as_ref().map(|next| next.0.clone()));
+                    let address =
+                        cx.memory.with(|memory| memory.next.as_ref().map(|next| next.address.clone()));
                     below.follow(self, &id, address);
                 }
                 Ok(reply)

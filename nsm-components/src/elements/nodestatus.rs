@@ -121,7 +121,7 @@ fn told(seen: Seen) -> NodeConnection {
     let Seen { connection, error, past } = seen;
     let heal = past.last_heal.map(|healed| Heal { at: Some(healed.at.into()), cause: healed.cause });
     NodeConnection {
-        connection: Some(connection),
+        connection: Some(Arc::unwrap_or_clone(connection)),
         since: Some(past.since.into()),
         refreshed: Some(past.refreshed.into()),
         error: error.unwrap_or_default(),

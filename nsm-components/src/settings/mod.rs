@@ -20,7 +20,7 @@ pub use self::{
     components::{
         Common, Connections, DnsServers, Endpoint, Forwarder, IdentityAgent, IdentityAuthority,
         IdentityStandalone, IpamPolicy, Nsc, Nse, Nsmgr, ObjectRef, Policies, Purge, Registry, Shown,
-        Standalone,
+        Standalone, Storage,
     },
     loglevel::LogLevel,
     recorded::Recorded,

@@ -23,6 +23,10 @@ names! {
     /// The registry that knows other domains, as a URL: it gets all names with an `@`. Empty: there is
     /// none, and such names are refused.
     NSM_PROXY_REGISTRY_URL,
+    /// Where a registry keeps its entries: Memory, or CRD for custom resources of the API server.
+    NSM_REGISTRY_STORAGE,
+    /// Namespace of the custom resources of what is registered (upstream's name).
+    NSM_NAMESPACE,
     /// How long establishing a connection to a peer may take.
     NSM_DIAL_TIMEOUT,
     /// How long one Request may take.

@@ -29,6 +29,8 @@ pub(super) fn objects(options: &Options) -> Result<Vec<Value>, Error> {
         value(&cluster_role(role::OPERANDS, operands()))?,
         value(&cluster_role(role::ENDPOINT_WORKLOADS, endpoint_workloads()))?,
         value(&cluster_role(role::NSMGR, nsmgr()))?,
+        value(&cluster_role(role::REGISTRY, registry()))?,
+        value(&cluster_role(role::REGISTRY_WRITER, registry_writer()))?,
         value(&cluster_role(role::AUTHORITY, authority()))?,
         value(&cluster_role(role::BUNDLE_WRITER, bundle_writer()))?,
         value(&cluster_role(role::BUNDLE_READER, bundle_reader()))?,
@@ -98,6 +100,7 @@ fn operator(options: &Options) -> Vec<PolicyRule> {
         // Of nodes one label alone: see the admission policies.
         rule("", &["nodes"], &["patch"], &[]),
         rule("apps", &["daemonsets", "deployments"], &READ, &[]),
+        rule("policy", &["poddisruptionbudgets"], &READ, &[]),
         rule(RBAC, &["rolebindings", "clusterrolebindings"], &READ, &[]),
         rule("", &["namespaces"], &["create", "patch", "delete"], &[&options.mesh_namespace]),
         rule(
@@ -107,12 +110,25 @@ fn operator(options: &Options) -> Vec<PolicyRule> {
             &policy::ALL,
         ),
         rule(RBAC, &["rolebindings"], &["create", "patch"], &[role::OPERANDS]),
-        rule(RBAC, &["clusterrolebindings"], &["create", "patch", "delete"], &[role::NSMGR, role::AUTHORITY]),
+        rule(
+            RBAC,
+            &["clusterrolebindings"],
+            &["create", "patch", "delete"],
+            &[role::NSMGR, role::REGISTRY, role::AUTHORITY],
+        ),
         rule(
             RBAC,
             &["clusterroles"],
             &["bind"],
-            &[role::OPERANDS, role::NSMGR, role::AUTHORITY, role::BUNDLE_WRITER, role::BUNDLE_READER],
+            &[
+                role::OPERANDS,
+                role::NSMGR,
+                role::REGISTRY,
+                role::REGISTRY_WRITER,
+                role::AUTHORITY,
+                role::BUNDLE_WRITER,
+                role::BUNDLE_READER,
+            ],
         ),
     ]
 }
@@ -134,7 +150,13 @@ fn operands() -> Vec<PolicyRule> {
     vec![
         rule("", &["serviceaccounts", "services"], &write, &[]),
         rule("apps", &["daemonsets", "deployments"], &write, &[]),
-        rule(RBAC, &["rolebindings"], &write, &[role::OPERANDS, role::BUNDLE_WRITER, role::BUNDLE_READER]),
+        rule("policy", &["poddisruptionbudgets"], &write, &[]),
+        rule(
+            RBAC,
+            &["rolebindings"],
+            &write,
+            &[role::OPERANDS, role::REGISTRY_WRITER, role::BUNDLE_WRITER, role::BUNDLE_READER],
+        ),
     ]
 }
 
@@ -147,6 +169,27 @@ fn nsmgr() -> Vec<PolicyRule> {
     vec![
         rule(OPERATOR_GROUP, &["nsmnodestates"], &["get", "list", "watch", "create", "patch"], &[]),
         rule(OPERATOR_GROUP, &["nsmnodestates/status"], &["patch"], &[]),
+    ]
+}
+
+/// Names are mesh-wide, so registries see the objects of all namespaces.
+fn registry() -> Vec<PolicyRule> {
+    vec![rule(MESH_GROUP, &["networkservices", "networkserviceendpoints"], &READ, &[])]
+}
+
+/// They write those of their own alone, and Leases: one a node, and one that says which registry ends
+/// what nobody refreshes. An apply that makes an object is a create as well.
+fn registry_writer() -> Vec<PolicyRule> {
+    let lease = "coordination.k8s.io";
+    vec![
+        rule(
+            MESH_GROUP,
+            &["networkservices", "networkserviceendpoints"],
+            &["create", "patch", "delete"],
+            &[],
+        ),
+        rule(lease, &["leases"], &["list", "watch", "create", "patch", "delete"], &[]),
+        rule(lease, &["leases"], &["update"], &[role::REGISTRY]),
     ]
 }
 

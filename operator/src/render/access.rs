@@ -5,6 +5,7 @@ use k8s_openapi::api::{
     core::v1::ServiceAccount,
     rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subject},
 };
+use nsm_crds::Storage;
 
 use super::Mesh;
 use crate::{
@@ -30,6 +31,10 @@ pub(super) fn objects(mesh: &Mesh) -> Result<Vec<Desired>, ObjectError> {
         on_cluster(mesh, role::AUTHORITY, account(component::AUTHORITY))?,
         on_cluster(mesh, role::NSMGR, account(component::NSMGR))?,
     ]);
+    if mesh.registry.storage == Storage::Crd {
+        objects.push(on_cluster(mesh, role::REGISTRY, account(component::REGISTRY))?);
+        objects.push(in_mesh(mesh, role::REGISTRY_WRITER, account(component::REGISTRY))?);
+    }
     Ok(objects)
 }
 

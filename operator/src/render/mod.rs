@@ -21,7 +21,7 @@ use k8s_openapi::{
     api::core::v1::Namespace,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use nsm_crds::{Forwarder, LogLevel, PullPolicy, Workload};
+use nsm_crds::{Forwarder, LogLevel, PullPolicy, Registry, Workload};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -55,6 +55,8 @@ pub struct Mesh {
     pub svid_lifetime: String,
     /// Longest life of a token.
     pub max_token_lifetime: String,
+    /// How the registry runs.
+    pub registry: Registry,
     /// The forwarders, by their nodes.
     pub forwarders: Vec<Forwarder>,
     /// What is laid over pod templates, by the name of the workload.
@@ -98,7 +100,7 @@ pub fn mesh(mesh: &Mesh) -> Result<Vec<Tier>, ObjectError> {
         tier("services", vec![registry::service(mesh)?, identity::authority_service(mesh)?]),
         tier("identity authority", vec![identity::authority(mesh)?]),
         tier("identity agents", vec![identity::agent(mesh)?]),
-        tier("registry", vec![registry::deployment(mesh)?]),
+        tier("registry", registry::objects(mesh)?),
         tier("managers", vec![nsmgr::daemon_set(mesh)?]),
         tier("forwarders", forwarders(mesh)?),
     ])

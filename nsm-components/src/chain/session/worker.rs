@@ -14,7 +14,10 @@ use tracing::{debug, info, warn};
 
 use super::{Asked, Cure, Event, Policy, Session, SessionCounts, Suspended, Task, late};
 use crate::{
-    api::{Connection, connection::State, connectioncontext::ConnectionContext, peer::Files},
+    api::{
+        Connection, Mechanism, connection::State, connectioncontext::ConnectionContext, packed::Packed,
+        peer::Files,
+    },
     chain::{Backoff, Chain, Clock, Cx, Memory, Reply, Request, Result, merge::merge},
 };
 
@@ -40,11 +43,11 @@ pub(super) struct Worker {
     tasks: Weak<Mutex<HashMap<String, Task>>>,
     memory: Memory,
     /// The last Request that succeeded, with the connection as it was answered.
-    established: Option<Request>,
+    established: Option<Established>,
     /// When it did.
     answered: Option<Instant>,
     /// What the caller was answered last.
-    returned: Option<Connection>,
+    returned: Option<Packed<Connection>>,
     /// The context the caller asked with first, before an endpoint granted anything.
     wanted: Option<ConnectionContext>,
     /// A boot time.
@@ -64,6 +67,13 @@ pub(super) struct Worker {
     suspended: Option<Suspended>,
     /// Whether it should have expired already.
     held: bool,
+}
+
+/// What succeeded, at rest.
+struct Established {
+    connection: Packed<Connection>,
+    preferences: Vec<Packed<Mechanism>>,
+    files: Files,
 }
 
 /// What is said of the connection's packets.
@@ -90,6 +100,16 @@ impl Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         self.0.ended.add();
+    }
+}
+
+impl Established {
+    fn request(&self) -> Request {
+        Request {
+            connection: self.connection.unpack(),
+            preferences: self.preferences.iter().map(Packed::unpack).collect(),
+            files: self.files.clone(),
+        }
     }
 }
 
@@ -177,7 +197,7 @@ impl Worker {
 
     /// Closes what is established, for nobody.
     async fn end(&mut self) {
-        let Some(request) = self.established.clone() else { return };
+        let Some(request) = self.established.as_ref().map(Established::request) else { return };
         if let Err(error) = self.close(Cx::within(Duration::from_secs(15)), request).await {
             warn!(%error, "could not close the connection");
         }
@@ -188,7 +208,8 @@ impl Worker {
         match (self.policy, &self.established, &self.returned) {
             (_, None, _) => self.wanted.clone_from(&request.connection.context),
             (Policy::Refresh(_), Some(known), Some(returned)) => {
-                request.connection = merge(returned, &request.connection, &known.connection);
+                request.connection =
+                    merge(&returned.unpack(), &request.connection, &known.connection.unpack());
             }
             (Policy::Expire, Some(_), _)
                 if !self.passes_on && request.connection.state() == State::ReselectRequested =>
@@ -199,7 +220,7 @@ impl Worker {
         }
         let reply = self.request(cx, request).await;
         if let (Ok(reply), Policy::Refresh(_)) = (&reply, self.policy) {
-            self.returned = Some(reply.connection.clone());
+            self.returned = Some(Packed::of(&reply.connection));
         }
         reply
     }
@@ -273,7 +294,7 @@ impl Worker {
             Policy::Expire => Files::default(),
             Policy::Refresh(_) => request.files.clone(),
         };
-        let preferences = request.preferences.clone();
+        let preferences = request.preferences.iter().map(Packed::of).collect();
         let limit = cx.left();
         // Never dropped half way: the elements keep the deadline where they wait, and undo by themselves.
         let mut reply = self.chain.start().request(&cx, request).await?;
@@ -284,7 +305,8 @@ impl Worker {
         (self.dead_since, self.held) = (None, false);
         self.packets = Packets::Pass;
         self.retry.reset();
-        self.established = Some(Request { connection: reply.connection.clone(), preferences, files });
+        let connection = Packed::of(&reply.connection);
+        self.established = Some(Established { connection, preferences, files });
         Ok(reply)
     }
 
@@ -292,7 +314,7 @@ impl Worker {
         let cx = Cx { memory: self.memory.clone(), ..cx };
         let request = match self.established.take() {
             // What is known here counts; files come with the call.
-            Some(known) => Request { files: request.files, ..known },
+            Some(known) => Request { files: request.files, ..known.request() },
             None => request,
         };
         self.timer = None;

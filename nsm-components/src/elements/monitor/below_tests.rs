@@ -52,7 +52,13 @@ impl Element for ToNext {
 
     async fn request(&self, cx: &Cx, request: Request, next: Next<'_>) -> Result<Reply> {
         let address = Address::Tcp(request.connection.labels["next"].clone());
-        cx.memory.with(|memory| memory.next = Some((address, request.connection.clone())));
+        cx.memory.with(|memory| {
+            memory.next = Some(crate::chain::Hop {
+                address,
+                endpoint: String::new(),
+                answered: crate::api::packed::Packed::of(&request.connection),
+            });
+        });
         next.request(cx, request).await
     }
 }

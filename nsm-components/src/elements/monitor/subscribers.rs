@@ -33,9 +33,12 @@ pub(super) const IN_TOTAL: usize = 16_384;
 /// A connection as subscribers are told of it; all of them share it.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
+    /// Without tokens: they are nobody else's, and much of what a connection holds.
     pub(super) connection: Arc<Connection>,
-    /// SPIFFE IDs of the processes on the path, by the tokens in it.
+    /// SPIFFE IDs of the processes on the path, by the tokens that were in it, in order.
     parties: Arc<[String]>,
+    /// Which of them asked this process.
+    caller: Option<u8>,
 }
 
 pub(super) type Event = (ConnectionEventType, Vec<Told>);
@@ -69,17 +72,29 @@ pub(super) struct Events {
 // === impl Told ===
 
 impl Told {
-    pub(super) fn new(connection: Connection) -> Self {
-        let mut parties = Vec::new();
-        for segment in connection.segments() {
-            if let Ok(claims) = token::read(&segment.token) {
+    pub(super) fn new(mut connection: Connection) -> Self {
+        let (mut parties, mut caller) = (Vec::new(), None);
+        let before = connection.path.as_ref().and_then(|path| path.index.checked_sub(1));
+        for (index, segment) in (0..).zip(connection.path.iter_mut().flat_map(|path| &mut path.path_segments))
+        {
+            if let Ok(claims) = token::read(&std::mem::take(&mut segment.token)) {
+                if before == Some(index) {
+                    caller = Some(claims.sub.clone());
+                }
                 parties.push(claims.sub);
                 parties.extend(claims.aud);
             }
         }
         parties.sort_unstable();
         parties.dedup();
-        Self { connection: Arc::new(connection), parties: parties.into() }
+        let place = |caller: String| u8::try_from(parties.binary_search(&caller).ok()?).ok();
+        let caller = caller.and_then(place);
+        Self { connection: Arc::new(connection), parties: parties.into(), caller }
+    }
+
+    /// Whether this process asked for the connection here.
+    pub(super) fn is_asked_by(&self, peer: &str) -> bool {
+        self.caller.is_some_and(|caller| self.parties[usize::from(caller)] == peer)
     }
 
     /// Whether this process is on the path.
@@ -89,7 +104,7 @@ impl Told {
 
     /// The same connection, on the same path, with other contents.
     pub(super) fn with(&self, connection: Connection) -> Self {
-        Self { connection: Arc::new(connection), parties: self.parties.clone() }
+        Self { connection: Arc::new(connection), ..self.clone() }
     }
 }
 

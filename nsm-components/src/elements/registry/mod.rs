@@ -10,11 +10,13 @@ mod interdomain;
 mod judge;
 mod localbypass;
 mod memory;
+mod objects;
 mod registration;
 mod serve;
 mod setpayload;
 mod storage;
 mod store;
+mod table;
 mod updatepath;
 
 pub use self::{
@@ -26,8 +28,11 @@ pub use self::{
     interdomain::Interdomain,
     localbypass::LocalBypass,
     memory::Memory,
+    objects::{
+        Apply, Keeper, LeaseServer, Leases, Object, ObjectServer, Objects, Reach, Refusal, Resource, Shared,
+    },
     registration::Registration,
-    serve::RegistryService,
+    serve::{RegistryService, STALE},
     setpayload::SetPayload,
     storage::Storage,
     store::Store,

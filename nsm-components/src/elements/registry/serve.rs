@@ -25,6 +25,13 @@ use crate::{
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// Metadata of an answer to Find: for how many seconds what is found may be old. Upstream's clients pass
+/// over it.
+pub const STALE: &str = "nsm-stale-seconds";
+
+/// For how long what is found may be old, if at all.
+type Stale = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
+
 /// Most registrations that are worked on at once.
 const AT_ONCE: usize = 256;
 
@@ -35,6 +42,7 @@ pub struct RegistryService {
     endpoints: RegistryChain<NetworkServiceEndpoint>,
     token_life: Duration,
     admission: Arc<Admission>,
+    stale: Option<Stale>,
     stop: CancellationToken,
 }
 
@@ -48,7 +56,13 @@ impl RegistryService {
         stop: CancellationToken,
     ) -> Self {
         let admission = Admission::new(AT_ONCE, stop.clone());
-        Self { services, endpoints, token_life, admission, stop }
+        Self { services, endpoints, token_life, admission, stale: None, stop }
+    }
+
+    /// The same, and answers say when they may be old.
+    #[must_use]
+    pub fn stale_by(self, stale: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Self {
+        Self { stale: Some(Arc::new(stale)), ..self }
     }
 
     /// What travels beside the call, and the socket its URL names.
@@ -159,7 +173,12 @@ where
         }
         Err(error) => Err(status(&error)),
     });
-    Ok(Response::new(Box::pin(answers.take_until(service.stop.clone().cancelled_owned()))))
+    let answers: Answers<_> = Box::pin(answers.take_until(service.stop.clone().cancelled_owned()));
+    let mut answer = Response::new(answers);
+    if let Some(age) = service.stale.as_ref().and_then(|stale| stale()) {
+        answer.metadata_mut().insert(STALE, age.as_secs().max(1).into());
+    }
+    Ok(answer)
 }
 
 #[tonic::async_trait]

@@ -34,4 +34,7 @@ pub trait Storage<T: Entry>: Send + Sync + 'static {
 
     /// Takes back what has come to its end; answers when the next entry will.
     async fn expire(&self) -> Option<Instant>;
+
+    /// How many entries there are, and how many watches of them.
+    fn size(&self) -> (usize, usize);
 }

@@ -24,7 +24,7 @@ pub use self::{
     nsmgr::Nsmgr,
     policies::Policies,
     purge::Purge,
-    registry::Registry,
+    registry::{Registry, Storage},
     standalone::Standalone,
 };
 use super::{LogLevel, Reader, Target, vars};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Packets, Worker};
+use super::{Established, Packets, Worker};
 use crate::{
     api::{Connection, connection::State},
     chain::{Cx, Error, Kind, Policy, Reply, Request, Result, jitter},
@@ -41,7 +41,8 @@ fn is_without_endpoint(error: &Error) -> bool {
 
 impl Worker {
     pub(super) async fn refresh(&mut self) {
-        let (Policy::Refresh(limit), Some(request)) = (self.policy, self.established.clone()) else { return };
+        let (Policy::Refresh(limit), Some(established)) = (self.policy, &self.established) else { return };
+        let request = established.request();
         let gone =
             self.unknown_since.is_some_and(|since| since.elapsed() >= RESELECT_AFTER || self.is_over());
         let mut outcome = self.ask(&request, gone, limit).await;
@@ -116,8 +117,10 @@ impl Worker {
         if self.suspended_until().is_some() {
             return false;
         }
-        let ends = self.established.iter().flat_map(|request| request.connection.segments());
-        ends.filter_map(|segment| segment.expires).all(|end| self.clock.until(end.seconds).is_zero())
+        let Some(established) = &self.established else { return true };
+        let connection = established.connection.unpack();
+        let mut ends = connection.segments().iter().filter_map(|segment| segment.expires);
+        ends.all(|end| self.clock.until(end.seconds).is_zero())
     }
 
     /// Shortest life on the path of a connection.
@@ -128,7 +131,8 @@ impl Worker {
 
     /// What is left of it.
     fn left(&self) -> Duration {
-        self.established.as_ref().map_or(Duration::ZERO, |known| self.shortest_life(&known.connection))
+        let left = |known: &Established| self.shortest_life(&known.connection.unpack());
+        self.established.as_ref().map_or(Duration::ZERO, left)
     }
 
     /// The same Request for any endpoint, by any mechanism. What the old one granted is not sent to

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 
-use super::{watchers::QUEUE, *};
-use crate::api::registry::{NetworkService, NetworkServiceEndpoint};
+use super::*;
+use crate::{
+    api::registry::{NetworkService, NetworkServiceEndpoint},
+    chain::{Event, Kind},
+    elements::registry::table::{MAX_OF_OWNER, QUEUE},
+};
 
 type Endpoints = Memory<NetworkServiceEndpoint>;
 
@@ -161,7 +165,7 @@ async fn of_many_watchers_one_that_stopped_is_cut_off_with_an_error_and_the_othe
             assert_eq!(told(watcher), [name.as_str()]);
         }
     }
-    assert_eq!(store.state.lock().watchers.len(), 100);
+    assert_eq!(store.size().1, 100);
     let seen: Vec<_> = stopped.collect().await;
     assert_eq!(seen.len(), QUEUE + 1);
     assert_eq!(seen.last().unwrap().as_ref().unwrap_err().kind, Kind::Exhausted);
@@ -180,11 +184,7 @@ async fn watches_that_end_and_entries_that_go_leave_nothing_behind() {
     put(&store, endpoint("a", &["finance", "news"])).await;
     store.unregister("a", None).await.unwrap();
     drop(watchers);
-    let state = store.state.lock();
-    let empty =
-        State { entries: Entries::<NetworkServiceEndpoint>::default(), watchers: Watchers::default() };
-    assert_eq!(state.watchers.len(), 0);
-    assert_eq!(format!("{:?}", state.entries), format!("{:?}", empty.entries));
+    assert!(store.0.lock().is_bare());
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ async fn among_ten_thousand_a_find_looks_at_what_it_answers_alone() {
     assert_eq!(find(endpoint("", &["nobody's"])).await, 0);
     assert_eq!(find(endpoint("", &[])).await, 10_000);
     // An entry is in memory once, whoever holds it.
-    let found = store.state.lock().entries.find(&endpoint("nse-7", &[]));
+    let found = store.0.lock().matching(&endpoint("nse-7", &[]));
     assert_eq!(Arc::strong_count(&found[0]), 2);
 }
 
@@ -267,5 +267,5 @@ async fn one_owner_cannot_take_the_place_of_all_others_and_has_it_again_when_an_
     for number in 0..=MAX_OF_OWNER {
         store.unregister(&format!("greedy-{number}"), None).await.unwrap();
     }
-    assert_eq!(store.state.lock().entries.of_owner("greedy"), 0);
+    assert_eq!(store.0.lock().of_owner("greedy"), 0);
 }

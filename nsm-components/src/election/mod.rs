@@ -1,4 +1,5 @@
-//! Who of several operators writes: decided from one Lease and the own clock. No effects.
+//! Who of several equal processes writes: decided from one Lease and the own clock. No effects. Operators
+//! choose one of them by it, and so do registries that share their objects.
 //!
 //! The rules are client-go's, so that other tools read the Lease as they are used to. A candidate
 //! never compares times of another machine: a Lease that it has seen unchanged for as long as the
@@ -12,7 +13,11 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
 use tokio::time::Instant;
 
 /// How long a Lease is good for.
@@ -140,6 +145,37 @@ impl Election {
     pub fn me(&self) -> &str {
         &self.me
     }
+}
+
+/// The Lease of this name, or the given version of it, with our name in it.
+pub fn claim(lease: Option<Lease>, name: &str, me: &str) -> Lease {
+    let now = MicroTime(Timestamp::now());
+    let mut lease = lease.unwrap_or_else(|| Lease {
+        metadata: ObjectMeta { name: Some(name.into()), ..Default::default() },
+        ..Default::default()
+    });
+    let old = lease.spec.take().unwrap_or_default();
+    let taken = old.holder_identity.as_deref() != Some(me);
+    lease.spec = Some(LeaseSpec {
+        holder_identity: Some(me.into()),
+        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+        acquire_time: if taken { Some(now.clone()) } else { old.acquire_time },
+        renew_time: Some(now),
+        lease_transitions: Some(old.lease_transitions.unwrap_or(-1).saturating_add(i32::from(taken))),
+        ..Default::default()
+    });
+    lease
+}
+
+/// A Lease that its holder gives away, so that the next one need not wait.
+#[must_use]
+pub fn released(mut lease: Lease) -> Lease {
+    if let Some(spec) = &mut lease.spec {
+        spec.holder_identity = Some(String::new());
+        spec.lease_duration_seconds = Some(1);
+        spec.renew_time = Some(MicroTime(Timestamp::now()));
+    }
+    lease
 }
 
 /// Who stands in a Lease; empty when it was given away.

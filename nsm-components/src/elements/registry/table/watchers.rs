@@ -15,7 +15,7 @@ use super::State;
 use crate::chain::{Entry, Error, Kind, Result};
 
 /// Changes a watcher may be behind; a slower one is cut off and asks anew.
-pub(super) const QUEUE: usize = 1024;
+pub(in super::super) const QUEUE: usize = 1024;
 
 /// Most watchers; beyond it a watch is refused rather than memory filled.
 const MAX_WATCHERS: usize = 200_000;
