@@ -26,7 +26,7 @@ export TIER
 FOR ?= 10m
 export FOR
 
-.PHONY: help setup build images manifests cluster demo demo-down standalone-demo test check lint deny soak bench clean
+.PHONY: help setup build images manifests cluster demo demo-down standalone-demo test check lint deny soak bench operator-bench clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
@@ -86,6 +86,12 @@ bench: setup ## Figures beside their limits, of optimised programs; or some: ONL
 	cargo build --release -p nsm-components --bin nsm
 	NSM_BIN=$(CURDIR)/$(TARGET_DIR)/release/nsm cargo bench -q -p nsm-e2e --bench figures -- \
 	  --results $(CURDIR)/target/bench/results.json
+
+operator-bench: setup cluster ## Figures of the operator beside their limits, of an optimised program on a real API server
+	$(MAKE) --no-print-directory images RELEASE=1
+	NSM_OPERATOR_BIN=$(CURDIR)/$(TARGET_DIR)/release/nsm-operator NSM_CLUSTER_BIN=$(CURDIR)/e2e/cluster/bin/cluster \
+	  cargo bench -q -p nsm-e2e --profile dev --bench operator -- --image $(CURDIR)/$(IMAGES)/nsm-operator.tar \
+	  --results $(CURDIR)/target/bench/operator.json
 
 clean: ## Removes what was built here; caches of the local Kubernetes stay
 	cargo clean

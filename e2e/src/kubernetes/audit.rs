@@ -40,6 +40,9 @@ pub struct Request {
     /// When it came.
     #[serde(rename = "requestReceivedTimestamp")]
     pub at: Option<Timestamp>,
+    /// When it was answered.
+    #[serde(rename = "stageTimestamp")]
+    pub answered: Option<Timestamp>,
     user: User,
     #[serde(rename = "objectRef")]
     object: Object,
@@ -191,6 +194,11 @@ impl Request {
         let place = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
         let refused = if self.code() < 300 { String::new() } else { format!(" ({})", self.code()) };
         format!("{} {resource}{part} {place}{name}{refused}", self.verb)
+    }
+
+    /// Kind and name, such as `services registry`.
+    pub fn object(&self) -> String {
+        format!("{} {}", self.object.resource, self.object.name)
     }
 
     /// Group and kind, such as `apps` and `daemonsets/status`.

@@ -100,9 +100,23 @@ impl Operator {
 
     /// Memory that it holds now, in KiB.
     pub fn resident(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// Most memory that it ever held, in KiB.
+    pub fn peak(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// The program.
+    pub fn program() -> Result<PathBuf> {
+        programs::operator()
     }
 
     /// Fails when it ended by itself.

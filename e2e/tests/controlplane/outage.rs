@@ -62,7 +62,9 @@ async fn the_operator_outlives_the_api_server_and_repairs_what_changed_meanwhile
     stage.ready().await.unwrap();
 
     let asked = stage.audit.of(stage.account.user(), mark).await.unwrap();
-    assert!(asked.count() <= MOST_REQUESTS, "{} requests: {:#?}", asked.count(), asked.words());
+    // How often a status is written meanwhile depends on how fast the machine is.
+    let reads = asked.clone().filter(|request| ["get", "list", "watch"].contains(&request.verb.as_str()));
+    assert!(reads.count() <= MOST_REQUESTS, "{} requests: {:#?}", reads.count(), asked.words());
     let mut written = asked.writes().granted().filter(|request| !request.is_status()).words();
     let mut of_settings = written.split_off(2);
     written.sort();
