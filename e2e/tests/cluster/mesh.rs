@@ -17,7 +17,7 @@ pub fn is_ready(k: &Kubectl) -> bool {
 pub fn pods_are_ready(k: &Kubectl) -> bool {
     let pods = k.get(&["-n", "nsm-system", "get", "pods", "-o", "json"]);
     let pods = pods["items"].as_array().unwrap();
-    pods.len() == 8
+    pods.len() == 9
         && pods.iter().all(|pod| {
             let conditions = pod["status"]["conditions"].as_array();
             pod["metadata"]["deletionTimestamp"].is_null()
