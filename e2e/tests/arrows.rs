@@ -22,14 +22,15 @@ fn arrows_between_crates_point_from_stories_and_operator_to_components_and_resou
 }
 
 #[test]
-fn the_operator_takes_names_and_settings_of_the_components_and_nothing_else() {
+fn the_operator_takes_names_settings_and_the_election_of_the_components_and_nothing_else() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let workspace = fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let line = workspace.lines().find(|line| line.starts_with("nsm-components")).unwrap();
     assert!(line.contains("default-features = false"), "{line}");
     let operator = fs::read_to_string(root.join("operator/Cargo.toml")).unwrap();
     let line = operator.lines().find(|line| line.starts_with("nsm-components")).unwrap();
-    assert!(!line.contains("features"), "{line}");
+    let features: Vec<_> = line.split_once("features = ").map(|(_, rest)| rest).into_iter().collect();
+    assert_eq!(features, [r#"["election"] }"#], "{line}");
 }
 
 #[test]
