@@ -54,19 +54,24 @@ struct Inner {
     dialled: AtomicU64,
 }
 
-type Slots = BTreeMap<String, Arc<tokio::sync::Mutex<Slot>>>;
-
 #[derive(Debug, Default)]
 struct Open {
-    slots: Slots,
+    slots: BTreeMap<String, Arc<Slot>>,
     swept: Option<Instant>,
 }
 
-/// The place of one peer. Who holds it dials; the others wait for that.
+/// The place of one peer.
 #[derive(Debug, Default)]
 struct Slot {
+    /// Who holds it dials, and the others wait for that: when it failed last.
+    dialling: tokio::sync::Mutex<Option<Instant>>,
+    /// Never held across a wait: what stands is told while a newer one is dialled.
+    standing: Mutex<Standing>,
+}
+
+#[derive(Debug, Default)]
+struct Standing {
     channel: Option<Channel>,
-    failed: Option<Instant>,
     used: Option<Instant>,
 }
 
@@ -97,19 +102,42 @@ impl Channel {
 // === impl Slot ===
 
 impl Slot {
+    /// The channel, if calls can be made on it; it counts as used now.
+    fn fresh(&self, now: Instant) -> Option<Channel> {
+        let mut standing = self.standing.lock();
+        standing.used = Some(now);
+        standing.channel.as_ref().filter(|channel| channel.is_fresh()).cloned()
+    }
+
     fn is_wanted(&self, now: Instant) -> bool {
-        let recent = self.used.is_some_and(|used| now.duration_since(used) < KEPT);
-        self.channel.as_ref().is_some_and(|channel| {
+        let standing = self.standing.lock();
+        let recent = standing.used.is_some_and(|used| now.duration_since(used) < KEPT);
+        standing.channel.as_ref().is_some_and(|channel| {
             // One of the holders is this slot.
             channel.is_fresh() && (recent || Arc::strong_count(&channel.held) > 1)
         })
+    }
+
+    /// The number of the channel whose connection stands.
+    fn number(&self) -> Option<u64> {
+        let standing = self.standing.lock();
+        standing
+            .channel
+            .as_ref()
+            .filter(|channel| !channel.ended.is_cancelled())
+            .map(|channel| channel.number)
+    }
+
+    /// Takes this channel out; a newer one stays.
+    fn take(&self, channel: &Channel) {
+        self.standing.lock().channel.take_if(|known| Arc::ptr_eq(&known.session, &channel.session));
     }
 }
 
 // === impl Open ===
 
 impl Open {
-    fn slot(&mut self, key: &str, now: Instant) -> Arc<tokio::sync::Mutex<Slot>> {
+    fn slot(&mut self, key: &str, now: Instant) -> Arc<Slot> {
         if self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP) {
             self.sweep(now);
         }
@@ -119,11 +147,8 @@ impl Open {
     /// Forgets the channels to processes that are gone, and those that nobody uses.
     fn sweep(&mut self, now: Instant) {
         self.swept = Some(now);
-        // Who is in `get` holds the slot, and got it under the lock that is held here.
-        let in_use = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
-            Arc::strong_count(slot) > 1 || slot.try_lock().map_or(true, |slot| slot.is_wanted(now))
-        };
-        self.slots.retain(|_, slot| in_use(slot));
+        // Who is in `get` has the slot, and got it under the lock that is held here.
+        self.slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.is_wanted(now));
     }
 }
 
@@ -164,26 +189,26 @@ impl Channels {
         let asked = Instant::now();
         let key = slot_key(address, lane);
         let slot = self.0.open.lock().slot(&key, asked);
-        // Each peer has its own lock: one that does not answer must not hold up the others.
-        let mut slot = slot.lock().await;
-        slot.used = Some(asked);
-        if let Some(channel) = slot.channel.as_ref().filter(|channel| channel.is_fresh()) {
-            return Ok(channel.clone());
+        if let Some(channel) = slot.fresh(asked) {
+            return Ok(channel);
         }
-        if slot.failed.is_some_and(|failed| failed > asked) {
+        // Each peer has its own lock: one that does not answer must not hold up the others.
+        let mut failed = slot.dialling.lock().await;
+        if let Some(channel) = slot.fresh(asked) {
+            return Ok(channel);
+        }
+        if failed.is_some_and(|failed| failed > asked) {
             return Err(Error::Dial { address: key, source: "another call has just tried".into() });
         }
         let dialled = self.dial(address, lane).await;
-        slot.failed = dialled.is_err().then(Instant::now);
-        slot.channel = dialled.as_ref().ok().cloned();
+        *failed = dialled.is_err().then(Instant::now);
+        slot.standing.lock().channel = dialled.as_ref().ok().cloned();
         dialled
     }
 
     /// Which channel to `address` stands now: while the number is the same, so is the process.
     pub fn standing(&self, address: &Address) -> Option<u64> {
-        let slot = self.0.open.lock().slots.get(&slot_key(address, 0))?.clone();
-        let slot = slot.try_lock().ok()?;
-        slot.channel.as_ref().filter(|channel| !channel.ended.is_cancelled()).map(|channel| channel.number)
+        self.0.open.lock().slots.get(&slot_key(address, 0))?.number()
     }
 
     /// Forgets this channel to `address`: it broke, or nothing comes back on it. A newer one, which
@@ -191,11 +216,10 @@ impl Channels {
     pub fn discard(&self, address: &Address, channel: &Channel) {
         let mut open = self.0.open.lock();
         let key = slot_key(address, channel.lane);
-        let is_this = |known: &Channel| Arc::ptr_eq(&known.session, &channel.session);
-        let forgotten = |slot: &Arc<tokio::sync::Mutex<Slot>>| {
-            slot.try_lock().is_ok_and(|slot| slot.channel.as_ref().is_some_and(is_this))
-        };
-        if open.slots.get(&key).is_some_and(forgotten) {
+        let Some(slot) = open.slots.get(&key) else { return };
+        slot.take(channel);
+        // Who is in `get` has the slot, and got it under the lock that is held here.
+        if Arc::strong_count(slot) == 1 && slot.standing.lock().channel.is_none() {
             open.slots.remove(&key);
         }
     }

@@ -101,6 +101,26 @@ async fn calls_that_broke_together_make_one_new_connection() {
 }
 
 #[tokio::test]
+async fn what_stands_is_told_and_forgotten_while_another_call_has_the_slot() {
+    let Two { address, channels, .. } = &two();
+    assert_eq!(channels.standing(address), None);
+    let channel = channels.get(address).await.unwrap();
+    assert_eq!(channels.standing(address), Some(channel.number));
+    let slot = channels.0.open.lock().slot(&slot_key(address, 0), Instant::now());
+    let dialling = slot.dialling.lock().await;
+    assert_eq!(channels.standing(address), Some(channel.number));
+    channels.discard(address, &channel);
+    assert_eq!((channels.standing(address), channels.len()), (None, 1), "who dials keeps its slot");
+    drop(dialling);
+    let next = channels.get(address).await.unwrap();
+    drop(slot);
+    channels.discard(address, &channel);
+    assert_eq!(channels.standing(address), Some(next.number), "a newer one stays");
+    channels.discard(address, &next);
+    assert_eq!((channels.standing(address), channels.len()), (None, 0));
+}
+
+#[tokio::test]
 async fn a_channel_never_gets_a_second_connection_beneath_its_tokens() {
     let Two { address, channels, .. } = &two();
     let mut connector = Connector {
