@@ -9,9 +9,9 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// What is deleted at once; all of the operator's of these kinds. Service accounts are not among them: the
-/// registries' new pods would wait for identities of agents whose own accounts are gone.
-const GROUPS: [&str; 4] = ["rolebindings,clusterrolebindings", "services", "deployments", "daemonsets"];
+/// What is deleted at once; all of the operator's of these kinds.
+const GROUPS: [&str; 5] =
+    ["rolebindings,clusterrolebindings", "services", "serviceaccounts", "deployments", "daemonsets"];
 
 /// Objects that the operator made, by kind, name and uid.
 fn made(k: &Kubectl, kinds: &str) -> BTreeSet<(String, String)> {

@@ -9,15 +9,17 @@ use nsm_crds::{NSMConfig, RolloutStatus};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
+mod present;
+
+use self::present::{Present, marks, may_begin, named, of, pods, present, wanted};
 use super::{Context, Error};
 use crate::{
     apply::{self, Pods},
-    dereference::Owned,
-    metrics, names,
+    metrics,
     object::{Desired, Key, Kind, digest},
     plan::{Gate, Step, step},
     render::{self, Mesh, Tier},
-    rollout::{self, Action, Daemon, Mark, Node, Plan, Pod, Set, View},
+    rollout::{self, Action, Daemon, Mark, Node, Plan, View},
     status::{Outcome, Rollout},
 };
 
@@ -46,14 +48,6 @@ struct Seen {
     wrote: bool,
     expects: Option<BTreeSet<String>>,
     proven: bool,
-}
-
-/// A DaemonSet that is there.
-struct Present {
-    daemon: String,
-    set: Set,
-    object: Owned,
-    live: Value,
 }
 
 /// The node daemons as they are, and what is to be done.
@@ -134,7 +128,7 @@ impl Daemons {
             daemons: daemons.collect(),
             nodes: moves.nodes(),
             pods: pods(mesh, context),
-            may_begin: may_begin(tiers, context),
+            may_begin: may_begin(tiers, &present, context),
             failed: moves.failed.as_ref().map(|failed| failed.node.clone()),
             limit: context.node_timeout,
         };
@@ -290,87 +284,4 @@ async fn place(one: &Present, placement: render::Placement, context: &Context) -
     info!(object = %one.object.key, ?placement, "placed a revision");
     context.known.wrote(&one.object.key, &written);
     Ok(())
-}
-
-/// Daemon and revision of a DaemonSet: of its selector, which nobody can change.
-fn of(daemons: &Value) -> Option<(String, String)> {
-    let labels = daemons.pointer("/spec/selector/matchLabels")?;
-    let text = |name: &str| labels.get(name)?.as_str().map(str::to_owned);
-    Some((text(names::NAME)?, text(names::DAEMON_REVISION)?))
-}
-
-fn named(desired: &Desired) -> Option<(String, String, &Desired)> {
-    let (name, revision) = of(&desired.body)?;
-    Some((name, revision, desired))
-}
-
-fn wanted(tiers: &[Tier]) -> impl Iterator<Item = (String, String, &Desired)> {
-    let daemons = |desired: &&Desired| desired.key.kind == Kind::DaemonSet;
-    tiers.iter().flat_map(|tier| &tier.objects).filter(daemons).filter_map(named)
-}
-
-/// The DaemonSets that are there of the wanted daemons, oldest first.
-fn present(mesh: &Mesh, wanted: &[(String, String, &Desired)], context: &Context) -> Vec<Present> {
-    let mut found: Vec<Present> = Vec::new();
-    let mut objects = context.known.daemon_sets(&mesh.owner.uid);
-    for (_, _, desired) in wanted {
-        // Just made, and not in the watch yet.
-        if let Some(live) = context.known.live(&desired.key)
-            && objects.iter().all(|(object, _)| object.key != desired.key)
-        {
-            objects.push((Owned::made(&desired.key, &live), live));
-        }
-    }
-    for (object, live) in objects {
-        let Some((daemon, revision)) = of(&live) else { continue };
-        let gone = object.leaving || context.deleted.age(&object.uid).is_some();
-        if gone || object.key.namespace != mesh.namespace || wanted.iter().all(|(name, ..)| *name != daemon) {
-            continue;
-        }
-        let set = Set {
-            revision,
-            placement: render::placement(&live),
-            observed: Rollout::has_been_observed(&live),
-        };
-        found.push(Present { daemon, set, object, live });
-    }
-    found.sort_by_key(|one| {
-        let made =
-            one.live.pointer("/metadata/creationTimestamp").and_then(Value::as_str).unwrap_or_default();
-        (made.to_owned(), one.set.placement == Some(render::Placement::New))
-    });
-    found
-}
-
-fn marks(context: &Context) -> BTreeMap<String, Mark> {
-    let mut marks = BTreeMap::new();
-    context.known.stores().marks.each(|_, name, mark| {
-        marks.insert(name.to_owned(), *mark);
-    });
-    marks
-}
-
-fn pods(mesh: &Mesh, context: &Context) -> Vec<Pod> {
-    let mut pods = Vec::new();
-    context.known.stores().pods.each(|namespace, _, pod| {
-        if namespace == mesh.namespace {
-            pods.push(Pod {
-                daemon: pod.daemon.to_string(),
-                revision: pod.revision.to_string(),
-                node: pod.node.as_deref().map(str::to_owned),
-                ready: pod.ready,
-            });
-        }
-    });
-    pods
-}
-
-/// Whether all that is not on the nodes is as wanted.
-fn may_begin(tiers: &[Tier], context: &Context) -> bool {
-    tiers.iter().flat_map(|tier| &tier.objects).filter(|desired| desired.key.kind == Kind::Deployment).all(
-        |desired| {
-            let live = context.known.live(&desired.key);
-            step(desired, live.as_ref()) == Step::Nothing && Rollout::of(live.as_ref()).complete()
-        },
-    )
 }
