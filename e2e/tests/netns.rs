@@ -53,6 +53,8 @@ mod identity;
 mod large;
 #[path = "netns/leftovers.rs"]
 mod leftovers;
+#[path = "netns/linklocal.rs"]
+mod linklocal;
 #[path = "netns/mutations.rs"]
 mod mutations;
 #[path = "netns/openfiles.rs"]

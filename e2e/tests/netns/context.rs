@@ -48,7 +48,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 /// Addresses of an interface but those of link scope.
-fn addresses(netns: &Netns, name: &str) -> Vec<String> {
+pub(crate) fn addresses(netns: &Netns, name: &str) -> Vec<String> {
     let Ok(links) = netns.list(&format!("address show dev {name}")) else { return Vec::new() };
     let all = links.iter().flat_map(|link| link["addr_info"].as_array().cloned().unwrap_or_default());
     let global = all.filter(|address| text(address, "scope") == "global");
