@@ -90,12 +90,26 @@ fn number(version: Option<&str>) -> u64 {
 pub struct Known {
     stores: Stores,
     written: Written<Key, Value>,
+    heard: Mutex<HashMap<Key, Instant>>,
 }
 
 impl Known {
     /// Nothing is written yet.
     pub fn new(stores: Stores) -> Self {
-        Self { stores, written: Written::default() }
+        Self { stores, written: Written::default(), heard: Mutex::default() }
+    }
+
+    /// Notes when a watch told of an object.
+    pub fn heard(&self, key: &Key, at: Instant) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|_, at| at.elapsed() < TRUST);
+        heard.insert(key.clone(), at);
+    }
+
+    /// How long ago that was, if it was lately; told once.
+    pub fn heard_ago(&self, key: &Key) -> Option<Duration> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.remove(key).map(|at| at.elapsed()).filter(|ago| *ago < TRUST)
     }
 
     /// The stores.
