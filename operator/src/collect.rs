@@ -1,6 +1,7 @@
 //! The watches: one a kind, shared by all controllers, each feeding a store and one queue of
 //! changes. A watch that fails is opened again, first soon, then ever less often.
 
+mod pod;
 mod projection;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 };
 
 use futures::{StreamExt, future};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::DynamicObject,
@@ -30,7 +31,10 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tracing::warn;
 
 pub use self::projection::Projection;
-use self::projection::{News, Projector, Words};
+use self::{
+    pod::PodSketch,
+    projection::{News, Projector, Words},
+};
 use crate::{
     metrics::{self, Metrics},
     names,
@@ -169,7 +173,11 @@ pub fn start(
         marks: watches.project(Api::<PartialObjectMeta<Node>>::all(client.clone()), None, |node, _| {
             Mark::of(node.labels().get(names::NODE_REVISION).map(String::as_str))
         }),
-        pods: watches.project(Api::<Pod>::all(client.clone()), Some(names::DAEMON_REVISION), daemon_pod),
+        pods: watches.project(
+            Api::<PodSketch>::all(client.clone()),
+            Some(names::DAEMON_REVISION),
+            daemon_pod,
+        ),
         owned: Kind::ALL.into_iter().map(|kind| (kind, watches.owned(client, kind))).collect(),
     };
     (watches, stores, receiver)
@@ -306,17 +314,16 @@ fn failed(metrics: &Metrics, resource: &str, error: &watcher::Error) {
 }
 
 /// What matters of a pod of a node daemon.
-fn daemon_pod(pod: &Pod, words: &mut Words) -> DaemonPod {
+fn daemon_pod(pod: &PodSketch, words: &mut Words) -> DaemonPod {
     let mut label = |name: &str| words.of(pod.labels().get(name).map(String::as_str).unwrap_or_default());
     let (daemon, revision) = (label(names::NAME), label(names::DAEMON_REVISION));
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let says = conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    let leaving = pod.metadata.deletion_timestamp.is_some();
-    DaemonPod { daemon, revision, node: node.map(|node| words.of(node)), ready: says && !leaving }
+    let leaving = pod.meta().deletion_timestamp.is_some();
+    DaemonPod {
+        daemon,
+        revision,
+        node: pod.node().map(|node| words.of(node)),
+        ready: pod.is_ready() && !leaving,
+    }
 }
 
 fn names_of<K: Resource>(object: &K) -> (String, String) {
