@@ -25,7 +25,7 @@ use crate::{
     metrics,
     object::{Desired, Key, Kind},
     plan::{self, Gate, Step, step},
-    render::{self, Mesh, Tier},
+    render::{Mesh, Tier},
     status::{GRACE, Outcome, Rollout},
     validate::{self, Directives},
 };
@@ -53,7 +53,7 @@ async fn run(config: &NSMConfig, context: &Context) -> Result<Action, Error> {
         .ok()
         .filter(|_| config.metadata.deletion_timestamp.is_none())
     {
-        remember(&mut kept, &render::mesh(&mesh)?, context);
+        remember(&mut kept, &context.rendered.of(&mesh)?, context);
     }
     let mut rollout = config.status.as_ref().and_then(|status| status.rollout.clone());
     let made = if let Some(refusal) = &context.server.refusal {
@@ -69,7 +69,7 @@ async fn run(config: &NSMConfig, context: &Context) -> Result<Action, Error> {
             Err(error) => Ok(Outcome::Invalid(error.to_string())),
             Ok(mut mesh) => {
                 kept.tell(&mut mesh);
-                let tiers = render::mesh(&mesh)?;
+                let tiers = context.rendered.of(&mesh)?;
                 let daemons = Daemons::look(config, &mesh, &tiers, context);
                 let made = bring_about(config, &mesh, &tiers, &daemons, &directives, context).await;
                 components = observe(&tiers, &daemons, context);

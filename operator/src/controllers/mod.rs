@@ -8,6 +8,7 @@ mod endpoint;
 mod nodes;
 mod pace;
 mod rehearsal;
+mod rendered;
 mod report;
 mod service;
 mod teardown;
@@ -42,7 +43,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc::Receiver, watch};
 use tracing::{debug, info, warn};
 
-use self::{attempts::Attempts, daemons::Moves, rehearsal::Rehearsals, waiting::Waiting};
+use self::{attempts::Attempts, daemons::Moves, rehearsal::Rehearsals, rendered::Rendered, waiting::Waiting};
 use crate::{
     apply::{self, Pods, Writer},
     collect::Change,
@@ -88,6 +89,7 @@ pub struct Context {
     attempts: Attempts,
     breaker: Mutex<Breaker>,
     rehearsals: Rehearsals,
+    rendered: Rendered,
     moves: Mutex<Moves>,
     deleting: Since,
     draining: nodes::Draining,
@@ -118,6 +120,7 @@ impl Context {
             attempts: Attempts::default(),
             breaker: Mutex::default(),
             rehearsals: Rehearsals::default(),
+            rendered: Rendered::default(),
             moves: Mutex::default(),
             deleting: Since::default(),
             draining: nodes::Draining::default(),
