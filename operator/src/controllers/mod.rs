@@ -153,7 +153,7 @@ impl Context {
         step: &Step,
         desired: &Desired,
         live: Option<&Value>,
-    ) -> Result<Option<Value>, apply::Error> {
+    ) -> Result<Option<Arc<Value>>, apply::Error> {
         if step.is_repair() {
             let words = || step.words(&desired.key, live);
             if self.breaker().may_repair(&desired.key, Instant::now(), words).is_err() {
@@ -174,7 +174,7 @@ impl Context {
     }
 
     /// Writes an object whoever else does.
-    async fn write(&self, step: &Step, desired: &Desired) -> Result<Option<Value>, apply::Error> {
+    async fn write(&self, step: &Step, desired: &Desired) -> Result<Option<Arc<Value>>, apply::Error> {
         let written = match step {
             Step::Create => self.writer.create(desired).await?,
             _ => self.writer.update(desired).await?,
