@@ -80,16 +80,16 @@ fn connected(pod: &Netns, prefix: &str) -> usize {
     addresses.lines().filter(|line| line.contains(prefix)).count()
 }
 
-/// How long all connections of one client need to leave an endpoint that has died.
-pub fn all_at_once(count: usize) -> Result<Duration> {
+/// How long all connections of one client with these settings need to leave an endpoint that has died.
+pub fn all_at_once(count: usize, settings: &[(&str, &str)]) -> Result<Duration> {
     let mut mesh = Mesh::start(Duration::from_mins(2))?;
     let first = mesh.endpoint(1, "finance", &[("NSM_CIDR_PREFIX", "172.30.0.0/16")])?;
     let services: Vec<_> = (1..=count).map(|number| format!("kernel://finance/nsm-{number}")).collect();
     let services = services.join(",");
     // Of one group, they are not told of each other's addresses.
     let group = format!("[{services}]");
-    let client =
-        mesh.client_with(1, &services, &[("NSM_AWARENESS_GROUPS", &group), ("NSM_LOG_LEVEL", "info")])?;
+    let own = [("NSM_AWARENESS_GROUPS", &*group), ("NSM_LOG_LEVEL", "info")];
+    let client = mesh.client_with(1, &services, &[&own, settings].concat())?;
     let pod = mesh.pod_of(client)?.clone();
     wait::until_true(&format!("{count} connections"), MANY, || connected(&pod, "172.30.") == count)?;
     let second = mesh.endpoint(1, "finance", &[("NSM_CIDR_PREFIX", "172.31.0.0/16")])?;

@@ -57,6 +57,8 @@ mod leftovers;
 mod mutations;
 #[path = "netns/openfiles.rs"]
 mod openfiles;
+#[path = "netns/ownership.rs"]
+mod ownership;
 #[path = "netns/pathmtu.rs"]
 mod pathmtu;
 #[path = "netns/paths.rs"]

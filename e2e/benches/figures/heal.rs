@@ -40,7 +40,7 @@ pub(crate) fn first_packets(report: &mut Report) -> Result<()> {
 
 pub(crate) fn many(report: &mut Report) -> Result<()> {
     let busy = Busy::start();
-    let healed = all_at_once(CONNECTIONS)?.as_secs_f64();
+    let healed = all_at_once(CONNECTIONS, &[])?.as_secs_f64();
     report.add(Figure {
         samples: CONNECTIONS,
         busy_percent: busy.percent(),

@@ -1,11 +1,12 @@
-//! What a forwarder may do on its node, and that it needs no more.
+//! What a forwarder may do on its node, and that it needs no more: four capabilities, and the system calls that
+//! container runtimes allow by default.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use nsm_e2e::{
     figures::figures,
     interface::interfaces,
-    mesh::{Mesh, START, Signal, Who},
+    mesh::{Mesh, START, Signal, Who, program},
     netns::Netns,
     stream::Stream,
     wait::{may_run, until_true},
@@ -19,15 +20,21 @@ const CAPABILITIES: [(&str, u32); 4] =
 
 const FORWARDERS: [Who; 2] = [Who::Forwarder(1), Who::Forwarder(2)];
 
-/// As a container that is not privileged: these capabilities alone and none to be had, a root that is
-/// read-only but for the mesh's own folder, and the kernel's settings read-only.
+/// What runs a program under the runtimes' profile.
+fn confined() -> PathBuf {
+    program().unwrap().with_file_name("examples").join("confined")
+}
+
+/// As a container that is not privileged: these capabilities alone and none to be had, the system calls of the
+/// runtimes' profile, a root that is read-only but for the mesh's own folder, and the kernel's settings read-only.
 fn restricted(mesh: &Mesh) -> Vec<String> {
-    let folder = mesh.folder().display();
+    let (folder, confined) = (mesh.folder().display(), confined());
+    let confined = confined.display();
     let kept: Vec<_> = CAPABILITIES.iter().map(|(name, _)| format!("+{name}")).collect();
     let script = format!(
         "mount --bind {folder} {folder} && mount -o remount,bind,ro / && \
          mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && \
-         exec setpriv --bounding-set -all,{} --inh-caps -all --no-new-privs -- \"$@\"",
+         exec setpriv --bounding-set -all,{} --inh-caps -all --no-new-privs -- {confined} \"$@\"",
         kept.join(",")
     );
     ["unshare", "--mount", "--propagation", "private", "sh", "-c", &script, "sh"].map(str::to_owned).into()
@@ -57,11 +64,14 @@ fn assert_restricted(mesh: &Mesh, whom: &[Who]) {
             assert_eq!(u64::from_str_radix(&status(mesh, *who, name), 16), Ok(mask), "{who} {name}");
         }
         assert_eq!(status(mesh, *who, "NoNewPrivs"), "1");
+        // `SECCOMP_MODE_FILTER` of linux/seccomp.h.
+        assert_eq!(status(mesh, *who, "Seccomp"), "2");
     }
 }
 
 #[test]
-fn a_forwarder_with_four_capabilities_and_a_read_only_root_adopts_makes_repairs_and_removes() {
+fn a_forwarder_with_four_capabilities_the_default_seccomp_profile_and_a_read_only_root_adopts_makes_repairs_and_removes()
+ {
     if !may_run() {
         return;
     }
@@ -101,6 +111,20 @@ fn a_forwarder_with_four_capabilities_and_a_read_only_root_adopts_makes_repairs_
     let all = [story.remote, story.local, new[0], new[1]];
     story.mesh.end(&all, Signal::SIGTERM).unwrap();
     story.mesh.is_clean(LIFE).unwrap();
+}
+
+/// `chroot` is allowed with a capability that the profile's container does not have: it says what the process would
+/// not say by itself.
+#[test]
+fn what_the_default_seccomp_profile_does_not_allow_fails() {
+    if !may_run() {
+        return;
+    }
+    let words = ["chroot", "/", "true"];
+    assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "this process may");
+    let refused = Command::new(confined()).args(words).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("Operation not permitted"), "{said}");
 }
 
 /// No refresh comes while a test with this life runs.

@@ -263,7 +263,7 @@ const POLICIES: &str = "
 ";
 
 /// An endpoint with policy routes and a client on the same node and on the other.
-fn with_policies(mesh: &mut Mesh) -> (Who, [Who; 2]) {
+pub(crate) fn with_policies(mesh: &mut Mesh) -> (Who, [Who; 2]) {
     let file = mesh.workload_api().with_file_name("policies.yaml");
     std::fs::write(&file, POLICIES).unwrap();
     let settings = [("NSM_PBR_CONFIG_PATH", file.to_str().unwrap())];
