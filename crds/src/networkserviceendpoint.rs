@@ -26,6 +26,8 @@ use crate::LabelSelector;
     derive = "Default",
     validation = Rule::new("!has(self.spec.workload) || self.metadata.name.size() <= 52").message("the name of a template has at most 52 characters"),
     doc = "An endpoint of the mesh: a registration, or with spec.workload a template that the operator runs.",
+    selectable = ".spec.workload.payload",
+    selectable = ".status.registered",
     printcolumn(
         name = "READY",
         type_ = "string",

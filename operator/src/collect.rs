@@ -1,6 +1,7 @@
 //! The watches: one a kind, shared by all controllers, each feeding a store and one queue of
 //! changes. A watch that fails is opened again, first soon, then ever less often.
 
+mod pod;
 mod projection;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 };
 
 use futures::{StreamExt, future};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::DynamicObject,
@@ -30,7 +31,10 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tracing::warn;
 
 pub use self::projection::Projection;
-use self::projection::{News, Projector, Words};
+use self::{
+    pod::PodSketch,
+    projection::{News, Projector, Words},
+};
 use crate::{
     metrics::{self, Metrics},
     names,
@@ -64,6 +68,8 @@ pub enum Change {
         key: Key,
         /// The version in which it was deleted, if it is gone.
         deleted: Option<String>,
+        /// When the watch told of it.
+        at: Instant,
     },
 }
 
@@ -76,8 +82,10 @@ pub struct Stores {
     pub nodes: Store<NSMNodeState>,
     /// All network services.
     pub services: Store<NetworkService>,
-    /// Endpoint templates; registrations are not kept.
-    pub endpoints: Store<NetworkServiceEndpoint>,
+    /// Endpoint templates. The API server tells of no registration, however many there are.
+    pub templates: Store<NetworkServiceEndpoint>,
+    /// What was a template once and has a status from then.
+    pub former_templates: Store<NetworkServiceEndpoint>,
     /// The labels of all nodes that say which revision runs there.
     pub marks: Projection<Mark>,
     /// All pods of node daemons.
@@ -108,7 +116,8 @@ impl Stores {
         self.configs.wait_until_ready().await?;
         self.nodes.wait_until_ready().await?;
         self.services.wait_until_ready().await?;
-        self.endpoints.wait_until_ready().await?;
+        self.templates.wait_until_ready().await?;
+        self.former_templates.wait_until_ready().await?;
         for store in self.owned.values() {
             store.wait_until_ready().await?;
         }
@@ -134,6 +143,13 @@ pub struct Watches {
 /// How long a watch is open, unless it is set otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(290);
 
+/// Endpoints with a workload, which always has a payload. Registrations are many, change often, and are the
+/// registry's business.
+const TEMPLATES: &str = "spec.workload.payload!=";
+
+/// Endpoints without one that have the status of a template.
+const FORMER_TEMPLATES: &str = "spec.workload.payload=,status.registered!=";
+
 /// Bound of the queue of changes; a full one holds up the watches, not the memory.
 const QUEUE: usize = 1024;
 
@@ -152,11 +168,16 @@ pub fn start(
             let (namespace, name) = names_of(service);
             Some(Change::Service(namespace, name))
         }),
-        endpoints: watches.templates(client),
+        templates: watches.endpoints(client, TEMPLATES),
+        former_templates: watches.endpoints(client, FORMER_TEMPLATES),
         marks: watches.project(Api::<PartialObjectMeta<Node>>::all(client.clone()), None, |node, _| {
             Mark::of(node.labels().get(names::NODE_REVISION).map(String::as_str))
         }),
-        pods: watches.project(Api::<Pod>::all(client.clone()), Some(names::DAEMON_REVISION), daemon_pod),
+        pods: watches.project(
+            Api::<PodSketch>::all(client.clone()),
+            Some(names::DAEMON_REVISION),
+            daemon_pod,
+        ),
         owned: Kind::ALL.into_iter().map(|kind| (kind, watches.owned(client, kind))).collect(),
     };
     (watches, stores, receiver)
@@ -167,10 +188,12 @@ impl Watches {
         watcher::Config::default().timeout(u32::try_from(self.timeout.as_secs()).unwrap_or(u32::MAX))
     }
 
-    fn templates(&mut self, client: &Client) -> Store<NetworkServiceEndpoint> {
-        let (api, config) = (Api::all(client.clone()), self.config());
-        let change = |endpoint: &NetworkServiceEndpoint, _| template_change(endpoint);
-        self.watch(api, config, None, Writer::default(), only_templates, is_kept, change)
+    fn endpoints(&mut self, client: &Client, selector: &str) -> Store<NetworkServiceEndpoint> {
+        let (api, config) = (Api::all(client.clone()), self.config().fields(selector));
+        self.watch(api, config, None, Writer::default(), no_managed_fields, move |endpoint, _| {
+            let (namespace, name) = names_of(endpoint);
+            Some(Change::Template(namespace, name))
+        })
     }
 
     fn crd<K>(&mut self, client: &Client, strip: fn(&mut K), change: fn(&K) -> Option<Change>) -> Store<K>
@@ -179,7 +202,7 @@ impl Watches {
     {
         let api = Api::all(client.clone());
         let config = self.config();
-        self.watch(api, config, None, Writer::default(), strip, |_| true, move |object, _| change(object))
+        self.watch(api, config, None, Writer::default(), strip, move |object, _| change(object))
     }
 
     fn owned(&mut self, client: &Client, kind: Kind) -> Store<DynamicObject> {
@@ -193,11 +216,10 @@ impl Watches {
             Some(kind),
             Writer::new(resource),
             |_| (),
-            |_| true,
             move |object, deleted| {
                 let (namespace, name) = names_of(object);
                 let deleted = deleted.then(|| object.resource_version().unwrap_or_default());
-                Some(Change::Owned { key: Key { kind, namespace, name }, deleted })
+                Some(Change::Owned { key: Key { kind, namespace, name }, deleted, at: Instant::now() })
             },
         )
     }
@@ -239,7 +261,6 @@ impl Watches {
         projection
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what differs between kinds")]
     fn watch<K, F>(
         &mut self,
         api: Api<K>,
@@ -247,7 +268,6 @@ impl Watches {
         kind: Option<Kind>,
         writer: Writer<K>,
         strip: fn(&mut K),
-        keep: fn(&K) -> bool,
         change: F,
     ) -> Store<K>
     where
@@ -260,8 +280,7 @@ impl Watches {
         let resource = api.resource_url().to_owned();
         let metrics = self.metrics.clone();
         self.tasks.spawn(async move {
-            let events = watcher(api, config).backoff(Steady::default()).modify(strip);
-            let events = events.filter_map(move |event| future::ready(kept(event, keep))).reflect(writer);
+            let events = watcher(api, config).backoff(Steady::default()).modify(strip).reflect(writer);
             let mut events = std::pin::pin!(events);
             let mut since = Instant::now();
             while let Some(event) = events.next().await {
@@ -295,17 +314,16 @@ fn failed(metrics: &Metrics, resource: &str, error: &watcher::Error) {
 }
 
 /// What matters of a pod of a node daemon.
-fn daemon_pod(pod: &Pod, words: &mut Words) -> DaemonPod {
+fn daemon_pod(pod: &PodSketch, words: &mut Words) -> DaemonPod {
     let mut label = |name: &str| words.of(pod.labels().get(name).map(String::as_str).unwrap_or_default());
     let (daemon, revision) = (label(names::NAME), label(names::DAEMON_REVISION));
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let says = conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    let leaving = pod.metadata.deletion_timestamp.is_some();
-    DaemonPod { daemon, revision, node: node.map(|node| words.of(node)), ready: says && !leaving }
+    let leaving = pod.meta().deletion_timestamp.is_some();
+    DaemonPod {
+        daemon,
+        revision,
+        node: pod.node().map(|node| words.of(node)),
+        ready: pod.is_ready() && !leaving,
+    }
 }
 
 fn names_of<K: Resource>(object: &K) -> (String, String) {
@@ -315,34 +333,6 @@ fn names_of<K: Resource>(object: &K) -> (String, String) {
 
 fn no_managed_fields<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
-}
-
-/// Registrations are many, change often, and are the registry's business.
-fn only_templates(endpoint: &mut NetworkServiceEndpoint) {
-    no_managed_fields(endpoint);
-    if endpoint.spec.workload.is_none() {
-        endpoint.spec = nsm_crds::NetworkServiceEndpointSpec::default();
-    }
-}
-
-/// The event, for a store that keeps only some objects; what is kept no more is gone from it.
-fn kept<K>(event: watcher::Result<Event<K>>, keep: fn(&K) -> bool) -> Option<watcher::Result<Event<K>>> {
-    match event {
-        Ok(Event::Apply(object)) if !keep(&object) => Some(Ok(Event::Delete(object))),
-        Ok(Event::InitApply(object)) if !keep(&object) => None,
-        event => Some(event),
-    }
-}
-
-fn is_kept(endpoint: &NetworkServiceEndpoint) -> bool {
-    template_change(endpoint).is_some()
-}
-
-/// What is a template, or was one and has a status from then.
-fn template_change(endpoint: &NetworkServiceEndpoint) -> Option<Change> {
-    let (namespace, name) = names_of(endpoint);
-    (endpoint.spec.workload.is_some() || endpoint.status.is_some())
-        .then_some(Change::Template(namespace, name))
 }
 
 /// Backoff that a watch does not reset by trying: 0.4 s to 30 s, doubling, from the start again
@@ -405,16 +395,5 @@ mod tests {
             .collect();
         assert!(waits[0] >= Steady::FIRST && waits[0] <= Steady::FIRST * 5 / 4);
         assert!(waits[8] >= Steady::LONGEST);
-    }
-
-    #[test]
-    fn registrations_are_not_kept_and_wake_nobody() {
-        let mut endpoint = NetworkServiceEndpoint::default();
-        endpoint.spec.url = Some("tcp://10.0.0.1:5001".into());
-        only_templates(&mut endpoint);
-        assert_eq!(endpoint.spec.url, None);
-        assert_eq!(template_change(&endpoint), None);
-        endpoint.spec.workload = Some(nsm_crds::Workload::default());
-        assert!(template_change(&endpoint).is_some());
     }
 }

@@ -86,16 +86,38 @@ fn number(version: Option<&str>) -> u64 {
     version.and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
+/// A version of an object.
+struct Shown {
+    version: Option<String>,
+    value: Arc<Value>,
+}
+
 /// All that is known.
 pub struct Known {
     stores: Stores,
-    written: Written<Key, Value>,
+    written: Written<Key, Arc<Value>>,
+    shown: Mutex<HashMap<Key, Shown>>,
+    /// When a watch told of an object lately.
+    heard: Mutex<HashMap<Key, Instant>>,
 }
 
 impl Known {
     /// Nothing is written yet.
     pub fn new(stores: Stores) -> Self {
-        Self { stores, written: Written::default() }
+        Self { stores, written: Written::default(), shown: Mutex::default(), heard: Mutex::default() }
+    }
+
+    /// Notes when a watch told of an object.
+    pub fn heard(&self, key: &Key, at: Instant) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|_, at| at.elapsed() < TRUST);
+        heard.insert(key.clone(), at);
+    }
+
+    /// How long ago that was, if it was lately; told once.
+    pub fn heard_ago(&self, key: &Key) -> Option<Duration> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.remove(key).map(|at| at.elapsed()).filter(|ago| *ago < TRUST)
     }
 
     /// The stores.
@@ -114,12 +136,30 @@ impl Known {
     }
 
     /// An object the operator made, as it is.
-    pub fn live(&self, key: &Key) -> Option<Value> {
+    pub fn live(&self, key: &Key) -> Option<Arc<Value>> {
         let stored = self.stored(key);
         let version = stored.as_ref().and_then(|object| object.resource_version());
-        self.written
-            .newer_than(key, version.as_deref())
-            .or_else(|| serde_json::to_value(stored?.as_ref()).ok())
+        self.written.newer_than(key, version.as_deref()).or_else(|| self.shown(key, stored, version))
+    }
+
+    /// What a watch knows, as a value: made once for each version of an object.
+    fn shown(
+        &self,
+        key: &Key,
+        stored: Option<Arc<DynamicObject>>,
+        version: Option<String>,
+    ) -> Option<Arc<Value>> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(object) = stored else {
+            shown.remove(key);
+            return None;
+        };
+        if let Some(known) = shown.get(key).filter(|known| version.is_some() && known.version == version) {
+            return Some(Arc::clone(&known.value));
+        }
+        let value = Arc::new(serde_json::to_value(object.as_ref()).ok()?);
+        shown.insert(key.clone(), Shown { version, value: Arc::clone(&value) });
+        Some(value)
     }
 
     /// Objects of which this owner is the controller.
@@ -137,7 +177,7 @@ impl Known {
     }
 
     /// The DaemonSets of node daemons that this owner has, as they are.
-    pub fn daemon_sets(&self, owner: &str) -> Vec<(Owned, Value)> {
+    pub fn daemon_sets(&self, owner: &str) -> Vec<(Owned, Arc<Value>)> {
         let sets = self.controlled_by(owner).into_iter().filter(|object| object.key.kind == Kind::DaemonSet);
         sets.filter_map(|object| Some((object.clone(), self.live(&object.key)?))).collect()
     }
@@ -157,7 +197,7 @@ impl Known {
     /// Notes a write.
     pub fn wrote(&self, key: &Key, object: &DynamicObject) {
         if let Ok(value) = serde_json::to_value(object) {
-            self.written.remember(key.clone(), object.resource_version().as_deref(), value);
+            self.written.remember(key.clone(), object.resource_version().as_deref(), Arc::new(value));
         }
     }
 

@@ -92,11 +92,11 @@ impl Health {
     }
 
     fn figures(&self) -> String {
-        let Stores { configs, nodes, services, endpoints, owned, .. } = &self.stores;
+        let Stores { configs, nodes, services, templates, owned, .. } = &self.stores;
         self.cached("NSMConfig", configs);
         self.cached("NSMNodeState", nodes);
         self.cached("NetworkService", services);
-        self.cached("NetworkServiceEndpoint", endpoints);
+        self.cached("NetworkServiceEndpoint", templates);
         for (kind, store) in owned {
             self.cached(kind.name(), store);
         }

@@ -54,6 +54,13 @@ pub const REQUESTS: &str = "rest_client_requests_total";
 pub const ACTIVE: &str = "controller_runtime_active_workers";
 /// How many may be, by controller.
 pub const WORKERS: &str = "controller_runtime_max_concurrent_reconciles";
+/// From a watch's event to the write that answers it: repairs alone.
+pub const EVENT_TO_WRITE: Histogram = Histogram {
+    base: "nsm_operator_event_to_apply_seconds",
+    bucket: "nsm_operator_event_to_apply_seconds_bucket",
+    sum: "nsm_operator_event_to_apply_seconds_sum",
+    count: "nsm_operator_event_to_apply_seconds_count",
+};
 /// Writes by kind and reason.
 pub const WRITES: &str = "nsm_operator_writes_total";
 /// Repairs left out because they do not last, by kind.
@@ -69,7 +76,7 @@ pub const CONNECTIONS: &str = "nsm_connections";
 /// The version.
 pub const BUILD: &str = "nsm_operator_build_info";
 
-const FIGURES: [Figure; 17] = [
+const FIGURES: [Figure; 18] = [
     Figure { name: RECONCILES, kind: "counter", help: "Reconciles, by controller and result" },
     Figure { name: RECONCILE_ERRORS, kind: "counter", help: "Reconciles that failed, by controller" },
     Figure { name: RECONCILE_TIME.base, kind: "histogram", help: "Time of reconciles, by controller" },
@@ -82,6 +89,11 @@ const FIGURES: [Figure; 17] = [
         name: REQUESTS,
         kind: "counter",
         help: "Requests to the API server, by code of the answer, host and method",
+    },
+    Figure {
+        name: EVENT_TO_WRITE.base,
+        kind: "histogram",
+        help: "From a watch's event about an object to the write that repairs it",
     },
     Figure { name: LEADS, kind: "gauge", help: "1 if this process holds the Lease" },
     Figure {
@@ -166,7 +178,8 @@ impl Metrics {
 }
 
 fn base(name: &'static str) -> &'static str {
-    let histogram = [RECONCILE_TIME, QUEUE_TIME].into_iter().find(|known| name.starts_with(known.base));
+    let all = [RECONCILE_TIME, QUEUE_TIME, EVENT_TO_WRITE];
+    let histogram = all.into_iter().find(|known| name.starts_with(known.base));
     histogram.map_or(name, |histogram| histogram.base)
 }
 

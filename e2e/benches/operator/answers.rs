@@ -1,5 +1,7 @@
-//! How soon an edit is put back, by the API server's own clock: from when the edit was answered to when the
-//! request came that repairs it. Between two edits nothing happens for a while, as with edits by hand.
+//! How soon an edit is put back: by the operator's clock, from when its watch told of the edit to when it writes;
+//! and by the API server's, from when the edit was answered to when the request came that repairs it, which the
+//! way of the edit through etcd and the watch is part of. Between two edits nothing happens for a while, as with
+//! edits by hand.
 
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use kube::{
 };
 use nsm_e2e::kubernetes::eventually;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{sample::Times, stage::Stage};
@@ -31,7 +33,16 @@ const ADMIN: &str = "admin";
 /// Rest between two edits.
 const REST: Duration = Duration::from_millis(300);
 
-pub(crate) async fn measure(stage: &Stage) -> Result<Times> {
+/// What was measured.
+pub(crate) struct Answers {
+    /// By the operator's clock.
+    pub(crate) own: Times,
+    /// By the API server's.
+    pub(crate) whole: Times,
+}
+
+pub(crate) async fn measure(stage: &Stage) -> Result<Answers> {
+    let said_before = said(stage)?.len();
     let mut times = Times::default();
     let client = || stage.client.clone();
     for _ in 0..EDITS {
@@ -41,7 +52,21 @@ pub(crate) async fn measure(stage: &Stage) -> Result<Times> {
         of_kind(stage, Api::<ClusterRoleBinding>::all(client()), &mut times).await?;
     }
     ensure!(times.len() >= 20, "only {} edits", times.len());
-    Ok(times)
+    let mut own = Times::default();
+    said(stage)?.into_iter().skip(said_before).for_each(|time| own.push(time));
+    ensure!(own.len() == times.len(), "the operator tells of {} repairs, not of {}", own.len(), times.len());
+    Ok(Answers { own, whole: times })
+}
+
+/// How long each repair took, as the operator says.
+fn said(stage: &Stage) -> Result<Vec<Duration>> {
+    let log = stage.operator()?.log();
+    let lines = log.lines().filter(|line| line.contains("answers a watch's event with a write"));
+    let time = |line: &str| {
+        let line: Value = serde_json::from_str(line)?;
+        Ok(Duration::from_micros(line["after_us"].as_u64().context("a line without a time")?))
+    };
+    lines.map(time).collect()
 }
 
 async fn of_kind<K>(stage: &Stage, api: Api<K>, times: &mut Times) -> Result<()>

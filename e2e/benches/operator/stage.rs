@@ -73,8 +73,8 @@ impl Stage {
 
     pub(crate) fn start_operator(&mut self) -> Result<()> {
         self.starts += 1;
-        // As it is installed: of each event one line, and not what the tests want to know.
-        let level = [("NSM_LOG_LEVEL", "info")];
+        // As it is installed: of each event one line, and not what the tests want to know; and how long it takes.
+        let level = [("NSM_LOG_LEVEL", "info,nsm_operator::controllers=debug")];
         self.operator = Some(Operator::start_with(&self.plane, &self.account, &self.pod(), &level)?);
         Ok(())
     }

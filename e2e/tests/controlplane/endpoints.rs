@@ -76,6 +76,39 @@ async fn an_endpoint_runs_once_its_namespace_allows_it_and_goes_with_its_templat
 }
 
 #[tokio::test]
+async fn a_template_that_becomes_a_registration_runs_nothing_any_more_also_after_a_restart() {
+    let mut stage = Stage::with_mesh_and_controllers().await.unwrap();
+    stage.apply(TEMPLATE).await.unwrap();
+    permit(&stage);
+    let deployments: Api<Deployment> = Api::namespaced(stage.client.clone(), "bank");
+    verdict(&stage, "Accepted", "WorkloadApplied").await.unwrap();
+    deployments.get("gateway").await.unwrap();
+
+    // Nobody watches meanwhile: only what is there tells the next one.
+    stage.stop_operator().await.unwrap();
+    let templates: Api<NetworkServiceEndpoint> = Api::namespaced(stage.client.clone(), "bank");
+    let registration = json!({"spec": {"workload": null, "url": "tcp://10.0.0.1:5001"}});
+    templates.patch("gateway", &PatchParams::default(), &Patch::Merge(registration)).await.unwrap();
+    stage.start_operator().unwrap();
+    eventually("the Deployment to be gone", async || {
+        let left = deployments.list(&ListParams::default()).await?.items.len();
+        ensure!(left == 0, "{left} Deployments");
+        Ok(())
+    })
+    .await
+    .unwrap();
+
+    let selected = async |selector: &str| {
+        let params = ListParams::default().fields(selector);
+        templates.list(&params).await.unwrap().items.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
+    };
+    assert!(selected("spec.workload.payload!=").await.is_empty());
+    assert_eq!(selected("spec.workload.payload=,status.registered!=").await, ["gateway"]);
+    // Other stories find it as it was.
+    stage.plane.kubectl(&["delete", "rolebinding", "nsm-endpoint-workloads", "--namespace", "bank"]).unwrap();
+}
+
+#[tokio::test]
 async fn a_template_that_cannot_be_run_says_why_and_recovers() {
     let stage = Stage::with_mesh().await.unwrap();
     stage.apply(TEMPLATE).await.unwrap();

@@ -18,8 +18,8 @@ use crate::stage::{POD, Stage};
 /// the slowest of which, a retry or a second look, come within a few seconds.
 const WINDOW: Duration = Duration::from_secs(6);
 
-/// Kinds that the operator watches: four of ours, eight that it makes, nodes and pods.
-const KINDS: usize = 14;
+/// Watches of the operator: four kinds of ours, one of them twice, eight kinds that it makes, nodes and pods.
+const KINDS: usize = 15;
 
 /// What a leader looks at once, before it begins: the server's version, policies and their bindings.
 const LOOKS: usize = 5;

@@ -25,7 +25,7 @@ use crate::{
     metrics,
     object::{Desired, Key, Kind},
     plan::{self, Gate, Step, step},
-    render::{self, Mesh, Tier},
+    render::{Mesh, Tier},
     status::{GRACE, Outcome, Rollout},
     validate::{self, Directives},
 };
@@ -53,7 +53,7 @@ async fn run(config: &NSMConfig, context: &Context) -> Result<Action, Error> {
         .ok()
         .filter(|_| config.metadata.deletion_timestamp.is_none())
     {
-        remember(&mut kept, &render::mesh(&mesh)?, context);
+        remember(&mut kept, &context.rendered.of(&mesh)?, context);
     }
     let mut rollout = config.status.as_ref().and_then(|status| status.rollout.clone());
     let made = if let Some(refusal) = &context.server.refusal {
@@ -69,7 +69,7 @@ async fn run(config: &NSMConfig, context: &Context) -> Result<Action, Error> {
             Err(error) => Ok(Outcome::Invalid(error.to_string())),
             Ok(mut mesh) => {
                 kept.tell(&mut mesh);
-                let tiers = render::mesh(&mesh)?;
+                let tiers = context.rendered.of(&mesh)?;
                 let daemons = Daemons::look(config, &mesh, &tiers, context);
                 let made = bring_about(config, &mesh, &tiers, &daemons, &directives, context).await;
                 components = observe(&tiers, &daemons, context);
@@ -153,7 +153,7 @@ async fn bring_about(
 fn preview(mesh: &Mesh, tiers: &[Tier], context: &Context) -> String {
     let intent = |desired: &Desired| {
         let live = context.known.live(&desired.key);
-        plan::intent(&desired.key, &step(&addressed(desired, mesh, live.as_ref()), live.as_ref()))
+        plan::intent(&desired.key, &step(&addressed(desired, mesh, live.as_deref()), live.as_deref()))
     };
     let mut intents: Vec<_> =
         in_order(tiers).into_iter().filter_map(|(_, desired)| intent(desired)).collect();
@@ -226,10 +226,10 @@ async fn make(
         }
         let mut live = context.known.live(&desired.key);
         let plain = desired;
-        let desired = &addressed(plain, mesh, live.as_ref());
-        let todo = step(desired, live.as_ref());
+        let desired = &addressed(plain, mesh, live.as_deref());
+        let todo = step(desired, live.as_deref());
         if gate.allows(&todo) {
-            match take(&todo, desired, plain, live.as_ref(), context).await {
+            match take(&todo, desired, plain, live.as_deref(), context).await {
                 Ok(None) => {}
                 Ok(written) => live = written,
                 Err(error) => {
@@ -238,7 +238,7 @@ async fn make(
                 }
             }
         }
-        gate.pass(tier, desired.key.kind, live.as_ref());
+        gate.pass(tier, desired.key.kind, live.as_deref());
     }
     // A node that is on its way must not stay there because of something else.
     if let Err(error) = daemons.advance(context).await {
@@ -257,7 +257,7 @@ async fn take(
     plain: &Desired,
     live: Option<&Value>,
     context: &Context,
-) -> Result<Option<Value>, apply::Error> {
+) -> Result<Option<Arc<Value>>, apply::Error> {
     match context.take(todo, desired, live).await {
         Err(apply::Error::Refused { .. }) if desired != plain && *todo == Step::Create => {
             context.take(todo, plain, live).await
@@ -270,7 +270,7 @@ async fn take(
 fn remember(kept: &mut Kept, tiers: &[Tier], context: &Context) {
     for (_, desired) in in_order(tiers) {
         if matches!(desired.key.kind, Kind::Service | Kind::ServiceAccount) {
-            kept.note(desired.key.kind, &desired.key.name, context.known.live(&desired.key).as_ref());
+            kept.note(desired.key.kind, &desired.key.name, context.known.live(&desired.key).as_deref());
         }
     }
 }
@@ -328,7 +328,7 @@ fn observe(tiers: &[Tier], daemons: &Daemons, context: &Context) -> Vec<Componen
     let workload = |object: &&Desired| object.key.kind.is_workload();
     let workloads = tiers.iter().flat_map(|tier| &tier.objects).filter(workload);
     let rollout = |object: &Desired| {
-        let newest = Rollout::of(context.known.live(&object.key).as_ref());
+        let newest = Rollout::of(context.known.live(&object.key).as_deref());
         match object.key.kind {
             Kind::DaemonSet => Rollout { updated: newest.updated, ..daemons.state(object, context) },
             _ => newest,

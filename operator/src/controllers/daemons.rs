@@ -145,10 +145,10 @@ impl Daemons {
     /// How far the daemon of this DaemonSet is, over all its revisions.
     pub(super) fn state(&self, desired: &Desired, context: &Context) -> Rollout {
         let (name, _) = of(&desired.body).unwrap_or_default();
-        let live = |one: &Present| Rollout::of(context.known.live(&one.object.key).as_ref());
+        let live = |one: &Present| Rollout::of(context.known.live(&one.object.key).as_deref());
         let mut parts: Vec<_> = self.present.iter().filter(|one| one.daemon == name).map(live).collect();
         if self.present.iter().all(|one| one.object.key != desired.key) {
-            parts.extend(context.known.live(&desired.key).map(|live| Rollout::of(Some(&live))));
+            parts.extend(context.known.live(&desired.key).map(|live| Rollout::of(Some(&*live))));
         }
         Rollout::sum(parts)
     }
@@ -160,7 +160,7 @@ impl Daemons {
         let Some(placement) = self.plan.placements.get(&(name, revision)) else { return Ok(()) };
         let desired = render::placed(desired, *placement);
         let live = context.known.live(&desired.key);
-        match step(&desired, live.as_ref()) {
+        match step(&desired, live.as_deref()) {
             Step::Nothing => {
                 if let Some(one) = self.present.iter().find(|one| one.object.key == desired.key) {
                     place(one, *placement, context).await?;
@@ -169,7 +169,7 @@ impl Daemons {
             Step::Create if first && !gate.allows(&Step::Create) => {}
             // Another revision is no repair.
             Step::Create if !first => drop(context.write(&Step::Create, &desired).await?),
-            step => drop(context.take(&step, &desired, live.as_ref()).await?),
+            step => drop(context.take(&step, &desired, live.as_deref()).await?),
         }
         Ok(())
     }

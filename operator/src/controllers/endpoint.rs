@@ -78,7 +78,7 @@ async fn make(endpoint: &NetworkServiceEndpoint, context: &Context) -> Result<Ac
     };
     let (namespace, name) = (template.namespace.clone(), template.name.clone());
     let live = context.known.live(&Key { kind: Kind::Deployment, namespace, name });
-    apply(&render::endpoint(&mesh, &template, live.as_ref())?, &mesh, context).await
+    apply(&render::endpoint(&mesh, &template, live.as_deref())?, &mesh, context).await
 }
 
 /// An endpoint of no mesh runs nothing, unless a mesh was left running.
@@ -100,7 +100,7 @@ async fn without_mesh(endpoint: &NetworkServiceEndpoint, context: &Context) -> R
 
 async fn apply(desired: &Desired, mesh: &Mesh, context: &Context) -> Result<Accepted, Error> {
     let live = context.known.live(&desired.key);
-    let todo = step(desired, live.as_ref());
+    let todo = step(desired, live.as_deref());
     match (&todo, daemons::forwarders(mesh, context)?) {
         // The mesh changes first, endpoints after it.
         (Step::Nothing, _) | (Step::Change, Step::Change) => {}
@@ -108,7 +108,7 @@ async fn apply(desired: &Desired, mesh: &Mesh, context: &Context) -> Result<Acce
             return Ok(Accepted::NoMesh("the mesh is being installed: see kubectl get nsm -o wide".into()));
         }
         _ => {
-            context.take(&todo, desired, live.as_ref()).await?;
+            context.take(&todo, desired, live.as_deref()).await?;
         }
     }
     Ok(Accepted::Applied)
@@ -137,7 +137,7 @@ async fn write_status(
         old,
         generation: endpoint.metadata.generation,
         accepted,
-        rollout: Rollout::of(context.known.live(&deployment).as_ref()),
+        rollout: Rollout::of(context.known.live(&deployment).as_deref()),
         rollup: status::template(nodes.iter().map(AsRef::as_ref), &namespace, &name),
         now: Timestamp::now(),
     });

@@ -8,6 +8,7 @@ mod endpoint;
 mod nodes;
 mod pace;
 mod rehearsal;
+mod rendered;
 mod report;
 mod service;
 mod teardown;
@@ -40,9 +41,9 @@ use nsm_crds::{
 };
 use serde_json::Value;
 use tokio::sync::{mpsc::Receiver, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use self::{attempts::Attempts, daemons::Moves, rehearsal::Rehearsals, waiting::Waiting};
+use self::{attempts::Attempts, daemons::Moves, rehearsal::Rehearsals, rendered::Rendered, waiting::Waiting};
 use crate::{
     apply::{self, Pods, Writer},
     collect::Change,
@@ -88,6 +89,7 @@ pub struct Context {
     attempts: Attempts,
     breaker: Mutex<Breaker>,
     rehearsals: Rehearsals,
+    rendered: Rendered,
     moves: Mutex<Moves>,
     deleting: Since,
     draining: nodes::Draining,
@@ -118,6 +120,7 @@ impl Context {
             attempts: Attempts::default(),
             breaker: Mutex::default(),
             rehearsals: Rehearsals::default(),
+            rendered: Rendered::default(),
             moves: Mutex::default(),
             deleting: Since::default(),
             draining: nodes::Draining::default(),
@@ -150,13 +153,18 @@ impl Context {
         step: &Step,
         desired: &Desired,
         live: Option<&Value>,
-    ) -> Result<Option<Value>, apply::Error> {
+    ) -> Result<Option<Arc<Value>>, apply::Error> {
         if step.is_repair() {
             let words = || step.words(&desired.key, live);
             if self.breaker().may_repair(&desired.key, Instant::now(), words).is_err() {
                 self.metrics.count(metrics::HELD, &[("kind", desired.key.kind.name())]);
                 return Ok(None);
             }
+        }
+        if let Some(after) = self.known.heard_ago(&desired.key).filter(|_| step.is_repair()) {
+            self.metrics.took(metrics::EVENT_TO_WRITE, &[], after);
+            let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+            debug!(object = %desired.key, after_us, "answers a watch's event with a write");
         }
         let written = self.write(step, desired).await?;
         if step.is_repair() {
@@ -166,7 +174,7 @@ impl Context {
     }
 
     /// Writes an object whoever else does.
-    async fn write(&self, step: &Step, desired: &Desired) -> Result<Option<Value>, apply::Error> {
+    async fn write(&self, step: &Step, desired: &Desired) -> Result<Option<Arc<Value>>, apply::Error> {
         let written = match step {
             Step::Create => self.writer.create(desired).await?,
             _ => self.writer.update(desired).await?,
@@ -228,7 +236,8 @@ type Queue<K> = mpsc::Sender<ObjectRef<K>>;
 struct Queues {
     configs: Queue<NSMConfig>,
     services: Queue<NetworkService>,
-    endpoints: Queue<NetworkServiceEndpoint>,
+    templates: Queue<NetworkServiceEndpoint>,
+    former_templates: Queue<NetworkServiceEndpoint>,
 }
 
 /// Runs all controllers until the signal is given, and ends what has begun.
@@ -237,15 +246,17 @@ struct Queues {
 pub async fn run(context: Arc<Context>, changes: &mut Receiver<Change>, stop: watch::Receiver<bool>) {
     let (configs, config_queue) = mpsc::channel(QUEUE);
     let (services, service_queue) = mpsc::channel(QUEUE);
-    let (endpoints, endpoint_queue) = mpsc::channel(QUEUE);
+    let (templates, template_queue) = mpsc::channel(QUEUE);
+    let (former_templates, former_queue) = mpsc::channel(QUEUE);
     let stores = context.known.stores().clone();
-    let queues = Queues { configs, services, endpoints };
+    let queues = Queues { configs, services, templates, former_templates };
     let routing = route(Arc::clone(&context), changes, queues, stop.clone());
     tokio::join!(
         routing,
         drive(Arc::clone(&context), stores.configs, config_queue, stop.clone(), 1, config::reconcile),
         drive(Arc::clone(&context), stores.services, service_queue, stop.clone(), 4, service::reconcile),
-        drive(context, stores.endpoints, endpoint_queue, stop, 4, endpoint::reconcile),
+        drive(Arc::clone(&context), stores.templates, template_queue, stop.clone(), 4, endpoint::reconcile),
+        drive(context, stores.former_templates, former_queue, stop, 1, endpoint::reconcile),
     );
 }
 
@@ -282,16 +293,17 @@ impl Queues {
                 send(&mut self.services, ObjectRef::new(&name).within(&namespace)).await
             }
             Change::Template(namespace, name) => {
-                send(&mut self.endpoints, ObjectRef::new(&name).within(&namespace)).await
+                self.endpoint(context, ObjectRef::new(&name).within(&namespace)).await
             }
-            Change::Owned { key, deleted } => {
+            Change::Owned { key, deleted, at } => {
+                context.known.heard(&key, at);
                 if let Some(version) = deleted {
                     context.known.gone(&key, &version);
                 }
                 // By its name, which is its template's: labels are what may have been edited.
                 let template = ObjectRef::new(&key.name).within(&key.namespace);
-                if key.kind == Kind::Deployment && context.known.stores().endpoints.get(&template).is_some() {
-                    send(&mut self.endpoints, template).await?;
+                if key.kind == Kind::Deployment {
+                    self.endpoint(context, template).await?;
                 }
                 send(&mut self.configs, ObjectRef::new(CONFIG_NAME)).await
             }
@@ -314,10 +326,25 @@ impl Queues {
     }
 
     async fn all_endpoints(&mut self, context: &Context) -> Result<(), mpsc::SendError> {
-        for endpoint in context.known.stores().endpoints.state() {
-            if endpoint.spec.workload.is_some() || endpoint.status.is_some() {
-                send(&mut self.endpoints, ObjectRef::from_obj(endpoint.as_ref())).await?;
-            }
+        let stores = context.known.stores();
+        for endpoint in stores.templates.state().into_iter().chain(stores.former_templates.state()) {
+            self.endpoint(context, ObjectRef::from_obj(endpoint.as_ref())).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks for a look at a template, or at what was one; at a registration nobody looks.
+    async fn endpoint(
+        &mut self,
+        context: &Context,
+        endpoint: ObjectRef<NetworkServiceEndpoint>,
+    ) -> Result<(), mpsc::SendError> {
+        let stores = context.known.stores();
+        if stores.former_templates.get(&endpoint).is_some() {
+            send(&mut self.former_templates, endpoint.clone()).await?;
+        }
+        if stores.templates.get(&endpoint).is_some() {
+            send(&mut self.templates, endpoint).await?;
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ pub(super) async fn all(mesh: &Mesh, tiers: &[Tier], context: &Context) -> Resul
         desired.key.kind.is_workload() && mesh.overrides.contains_key(desired.key.component())
     };
     for desired in tiers.iter().flat_map(|tier| &tier.objects).filter(overridden) {
-        let todo = step(desired, context.known.live(&desired.key).as_ref());
+        let todo = step(desired, context.known.live(&desired.key).as_deref());
         if !matches!(todo, Step::Create | Step::Change) {
             continue;
         }

@@ -177,15 +177,16 @@ fn registry() -> Vec<PolicyRule> {
     vec![rule(MESH_GROUP, &["networkservices", "networkserviceendpoints"], &READ, &[])]
 }
 
-/// They write those of their own alone, and Leases: one a node, and one that says which registry ends
-/// what nobody refreshes. An apply that makes an object is a create as well.
+/// They write those of their own alone, and look for one that another registry may have made just now; and
+/// Leases: one a node, and one that says which registry ends what nobody refreshes. An apply that makes an
+/// object is a create as well.
 fn registry_writer() -> Vec<PolicyRule> {
     let lease = "coordination.k8s.io";
     vec![
         rule(
             MESH_GROUP,
             &["networkservices", "networkserviceendpoints"],
-            &["create", "patch", "delete"],
+            &["get", "create", "patch", "delete"],
             &[],
         ),
         rule(lease, &["leases"], &["list", "watch", "create", "patch", "delete"], &[]),

@@ -76,6 +76,25 @@ async fn a_registration_is_one_write_a_find_none_and_every_registry_answers_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_one_registry_has_just_taken_another_one_ends_though_no_watch_has_told_it() {
+    let registries = Registries::start(2, LIFE).await.unwrap();
+    let manager = registries.nsmgr("w1").await;
+    let (one, two) = (manager.to(&registries, 0), manager.to(&registries, 1));
+    for number in 0..20 {
+        let name = format!("nse-{number}");
+        one.register(&name, endpoint(&name, "finance")).await.unwrap();
+        two.unregister(&name, endpoint(&name, "finance")).await.unwrap();
+    }
+    let left = registries.stage.plane.kubectl(&["get", "nse", "--namespace", MESH, "-o", "name"]).unwrap();
+    assert_eq!(left, "");
+
+    let mark = registries.stage.audit.mark().await.unwrap();
+    two.unregister("never", endpoint("never", "finance")).await.unwrap();
+    let asked_for = asked(&registries, mark).await;
+    assert_eq!(asked_for.words(), ["get networkserviceendpoints nsm-system/never (404)"], "one question");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_belongs_to_who_registered_it_at_whichever_registry_and_templates_are_no_endpoints() {
     let registries = Registries::start(2, LIFE).await.unwrap();
     registries.stage.apply(WRITTEN).await.unwrap();

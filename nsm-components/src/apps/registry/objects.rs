@@ -137,6 +137,10 @@ impl ObjectServer for Kind {
         within(self.of(&namespace).patch(&name, &params, &body)).await.map(object)
     }
 
+    async fn get(&self, (namespace, name): &(Arc<str>, Arc<str>)) -> Result<Option<Object>, Refusal> {
+        Ok(within(self.of(namespace).get_opt(name)).await?.map(object))
+    }
+
     async fn delete(
         &self,
         (namespace, name): &(Arc<str>, Arc<str>),

@@ -97,6 +97,9 @@ pub trait ObjectServer: Send + Sync + 'static {
     /// Applies one object, and answers what it is then.
     async fn apply(&self, apply: Apply) -> std::result::Result<Object, Refusal>;
 
+    /// An object as it is, if it is there.
+    async fn get(&self, key: &(Arc<str>, Arc<str>)) -> std::result::Result<Option<Object>, Refusal>;
+
     /// Deletes an object, of this UID and in this version alone where one is given. One that is not there
     /// is deleted.
     async fn delete(
@@ -198,6 +201,22 @@ impl<T: Resource> Objects<T> {
         }
     }
 
+    /// Asks for an object that no watch has told of: another registry may have made it just now.
+    async fn look_for(&self, key: &Key) -> Result<()> {
+        if self.known.lock().get(key).is_some() {
+            return Ok(());
+        }
+        match self.server.get(key).await {
+            Ok(object) => {
+                if let Some(object) = object {
+                    self.observe(object);
+                }
+                Ok(())
+            }
+            Err(refusal) => Err(self.refused(&key.1, &refusal)),
+        }
+    }
+
     /// Tells the other registries that the manager of this entry goes on.
     fn refreshed(&self, entry: &T) {
         if let Life::OfNode(node) = life(entry) {
@@ -259,6 +278,7 @@ impl<T: Resource> Storage<T> for Objects<T> {
     async fn unregister(&self, name: &str, owner: Option<&str>) -> Result<()> {
         self.check_known()?;
         let key: Key = (self.shared.namespace.as_str().into(), name.into());
+        self.look_for(&key).await?;
         let uid = {
             let known = self.known.lock();
             let Some(held) = known.get(&key) else { return Ok(()) };

@@ -1,6 +1,6 @@
 //! What there is of the node daemons, and what is wanted of them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ pub(super) struct Present {
     pub daemon: String,
     pub set: Set,
     pub object: Owned,
-    pub live: Value,
+    pub live: Arc<Value>,
 }
 
 /// Daemon and revision of a DaemonSet: of its selector, which nobody can change.
@@ -107,7 +107,7 @@ pub(super) fn may_begin(tiers: &[Tier], present: &[Present], context: &Context) 
     let objects = tiers[..before].iter().flat_map(|tier| &tier.objects);
     objects.filter(|desired| desired.key.kind == Kind::Deployment).all(|desired| {
         let live = context.known.live(&desired.key);
-        step(desired, live.as_ref()) == Step::Nothing && Rollout::of(live.as_ref()).complete()
+        step(desired, live.as_deref()) == Step::Nothing && Rollout::of(live.as_deref()).complete()
     })
 }
 

@@ -27,6 +27,7 @@ struct Inner {
     version: u64,
     applies: usize,
     deletes: usize,
+    gets: usize,
     renewals: Vec<(String, Option<u64>)>,
     away: bool,
 }
@@ -59,6 +60,13 @@ impl ObjectServer for Server {
         let object = Object { key: key.clone(), uid, version, created: 0, spec };
         inner.objects.insert(key, (object.clone(), manager));
         Ok(object)
+    }
+
+    async fn get(&self, key: &Key) -> std::result::Result<Option<Object>, Refusal> {
+        let mut inner = self.0.lock();
+        inner.check()?;
+        inner.gets += 1;
+        Ok(inner.objects.get(key).map(|(object, _)| object.clone()))
     }
 
     async fn delete(&self, key: &Key, uid: &str, version: Option<u64>) -> std::result::Result<(), Refusal> {
@@ -142,6 +150,33 @@ fn told(events: &mut Events<NetworkServiceEndpoint>) -> Vec<String> {
         told.push(if deleted { format!("-{}", entry.name) } else { entry.name });
     }
     told
+}
+
+#[tokio::test]
+async fn what_another_registry_has_just_made_is_unregistered_by_its_owner_before_a_watch_tells_of_it() {
+    let World { server, shared, store: first } = world();
+    first.register(endpoint("a", "o", NSMGR), None).await.unwrap();
+    let made = server.0.lock().objects[&key("mesh", "a")].0.clone();
+    let second = Objects::<NetworkServiceEndpoint>::new(shared, server.clone());
+    let asked = || {
+        let inner = server.0.lock();
+        (inner.gets, inner.deletes, inner.objects.len())
+    };
+
+    let refused = second.unregister("a", Some("somebody")).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::Denied);
+    assert_eq!(asked(), (1, 0, 1));
+    second.unregister("a", Some("o")).await.unwrap();
+    // It is known by now.
+    assert_eq!(asked(), (1, 1, 0));
+    // News that were under way.
+    second.observe(made);
+    assert!(names(&second).await.is_empty());
+
+    second.unregister("never", Some("o")).await.unwrap();
+    assert_eq!(asked(), (2, 1, 0));
+    server.0.lock().away = true;
+    assert_eq!(second.unregister("never", Some("o")).await.unwrap_err().kind, Kind::Unavailable);
 }
 
 #[tokio::test]
