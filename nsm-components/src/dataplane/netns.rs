@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -61,14 +61,7 @@ impl Netns {
     /// All namespaces to which this process finds a path, each once: named ones and those of processes.
     /// Each is opened when it is asked for. Blocking, and slow with many processes.
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        let mut seen = HashSet::new();
-        paths().filter_map(move |path| {
-            let stat = fs::metadata(&path).ok()?;
-            if !seen.insert(NetnsKey { dev: stat.dev(), ino: stat.ino() }) {
-                return None;
-            }
-            Self::open(&path).ok()
-        })
+        distinct(paths(), |path| Self::open(path).ok())
     }
 
     /// Finds a namespace among the named ones and those of processes, as far as this process sees
@@ -109,6 +102,23 @@ impl TryFrom<OwnedFd> for Netns {
     }
 }
 
+/// The namespaces behind these paths, each once. A path may be gone before it is opened, with a process that has
+/// ended; then another one may lead there.
+fn distinct(
+    paths: impl Iterator<Item = PathBuf>,
+    mut open: impl FnMut(&Path) -> Option<Netns>,
+) -> impl Iterator<Item = Netns> {
+    let mut seen = HashSet::new();
+    paths.filter_map(move |path| {
+        let stat = fs::metadata(&path).ok()?;
+        if seen.contains(&NetnsKey { dev: stat.dev(), ino: stat.ino() }) {
+            return None;
+        }
+        let netns = open(&path)?;
+        seen.insert(netns.key).then_some(netns)
+    })
+}
+
 /// Where namespaces may be found.
 fn paths() -> impl Iterator<Item = std::path::PathBuf> {
     entries("/run/netns").chain(entries("/proc").map(|entry| entry.join("ns/net")))
@@ -142,5 +152,24 @@ impl Namespaces {
 impl FromIterator<Netns> for Namespaces {
     fn from_iter<I: IntoIterator<Item = Netns>>(all: I) -> Self {
         Self(all.into_iter().map(|netns| (netns.key(), netns)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_whose_first_path_ends_before_it_is_opened_is_found_by_the_next_and_once() {
+        let path = || PathBuf::from("/proc/self/ns/net");
+        let mut tries = 0;
+        let open = |path: &Path| {
+            tries += 1;
+            if tries == 1 { None } else { Netns::open(path).ok() }
+        };
+        let found: Vec<_> =
+            distinct([path(), path(), path()].into_iter(), open).map(|one| one.key()).collect();
+        assert_eq!(found, [Netns::current().unwrap().key()]);
+        assert_eq!(tries, 2);
     }
 }
